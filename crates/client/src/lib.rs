@@ -1,0 +1,230 @@
+//! The client: sends a signed command and waits for its signed outcome.
+//!
+//! **Shape.** One [`Client`] per process and issuer: it has one subscription for all its outcomes
+//! and gives each to the caller that waits for it.
+//!
+//! **Correctness.** An acknowledgement of the bus means "accepted for delivery" and is not waited
+//! for; only the outcome counts. Until it comes, the same bytes under the same id are published
+//! again, which the ledger answers with the same outcome. An outcome whose signature does not hold
+//! is dropped. [`ClientError::Unavailable`] carries the id: the command may still be decided.
+
+pub mod nats;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, Message};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use holdfast_core::{CommandId, Timestamp, Verb};
+use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature_holds};
+use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// How long to wait for an outcome before the command is published again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Outcomes that may wait to be given out; beyond it the connection drops them, and callers retry.
+const OUTCOMES_MAX: usize = 65_536;
+
+/// How to reach the ledger.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// The bus, with user and password.
+    pub nats_url: String,
+    /// The service's keys.
+    pub keys: ClientKeys,
+    /// The deployment.
+    pub audience: String,
+}
+
+/// Why there is no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The bus cannot be reached at all.
+    #[error("NATS: {0}")]
+    Connect(String),
+    /// No outcome came in time. The command may have been decided, or may still be: ask again
+    /// with the same id and the same body.
+    #[error("no outcome of command {id} came in time; ask again with the same id")]
+    Unavailable {
+        /// The command.
+        id: CommandId,
+    },
+    /// The body is not JSON.
+    #[error("the body cannot be written as JSON: {0}")]
+    Body(#[from] serde_json::Error),
+}
+
+/// A command to be sent.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The id: a new one for a new attempt, the same for the same.
+    pub id: CommandId,
+    /// The verb.
+    pub verb: Verb,
+    /// The account.
+    pub account: &'a str,
+    /// The body: JSON, sent to the byte.
+    pub body: &'a RawValue,
+    /// How long to wait, and for how long the command is worth deciding.
+    pub within: Duration,
+}
+
+type Waiters = Mutex<HashMap<CommandId, Vec<oneshot::Sender<Outcome>>>>;
+
+/// A connection to the ledger. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    nats: async_nats::Client,
+    options: Arc<ClientOptions>,
+    instance: Arc<str>,
+    waiters: Arc<Waiters>,
+}
+
+impl Client {
+    /// Connects and subscribes to this instance's outcomes.
+    pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
+        let issuer = options.keys.issuer.clone();
+        let name = format!("holdfast client {issuer}");
+        let connect = ConnectOptions::new().subscription_capacity(OUTCOMES_MAX);
+        let nats = nats::connect(&options.nats_url, &name, connect).await.map_err(ClientError::Connect)?;
+        let instance: Arc<str> = Uuid::new_v4().simple().to_string().into();
+        let subject = subject::outcomes(issuer.as_str(), &instance);
+        let outcomes = nats.subscribe(subject).await;
+        let mut outcomes = outcomes.map_err(|error| ClientError::Connect(error.to_string()))?;
+        let client = Client { nats, options: Arc::new(options), instance, waiters: Arc::default() };
+        let (waiters, options) = (Arc::downgrade(&client.waiters), Arc::clone(&client.options));
+        tokio::spawn(async move {
+            while let Some(message) = outcomes.next().await {
+                let Some(waiters) = waiters.upgrade() else { return };
+                deliver(&waiters, &options.keys, &message);
+            }
+        });
+        Ok(client)
+    }
+
+    /// Sends a command and waits for its outcome, whatever that is.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] when none came within `request.within`.
+    pub async fn send(&self, request: Request<'_>) -> Result<Outcome, ClientError> {
+        let draft = self.draft(&request, &self.instance);
+        let (subject, payload) = (draft.subject(&self.options.keys.issuer), self.sign(&draft));
+        let waiting = self.wait_for(request.id);
+        let mut outcome = waiting.outcome;
+        let deadline = Instant::now() + request.within;
+        loop {
+            // A publish that fails is as good as one that was lost: the next round repeats it.
+            let _ = self.nats.publish(subject.clone(), payload.clone()).await;
+            let round = deadline.min(Instant::now() + RETRY_AFTER);
+            match tokio::time::timeout_at(round, &mut outcome).await {
+                Ok(Ok(outcome)) => return Ok(outcome),
+                Ok(Err(_)) => return Err(ClientError::Unavailable { id: request.id }),
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(ClientError::Unavailable { id: request.id });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The subject and signed bytes of a command, as `nats pub` would take them; nobody waits.
+    #[must_use]
+    pub fn signed(&self, request: &Request<'_>) -> (String, Bytes) {
+        signed(&self.options, request)
+    }
+
+    /// The connection, for queries of the ledger's services.
+    #[must_use]
+    pub fn nats(&self) -> &async_nats::Client {
+        &self.nats
+    }
+
+    fn draft<'a>(&'a self, request: &Request<'a>, reply: &'a str) -> Draft<'a> {
+        draft(&self.options, request, reply)
+    }
+
+    fn sign(&self, draft: &Draft<'_>) -> Bytes {
+        draft.sign(&self.options.keys).into()
+    }
+
+    fn wait_for(&self, id: CommandId) -> Waiting {
+        let (sender, outcome) = oneshot::channel();
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        waiters.entry(id).or_default().push(sender);
+        drop(waiters);
+        Waiting { outcome, _entry: Entry { id, waiters: Arc::clone(&self.waiters) } }
+    }
+}
+
+/// The subject and signed bytes of a command that nobody waits for; needs no connection.
+#[must_use]
+pub fn signed(options: &ClientOptions, request: &Request<'_>) -> (String, Bytes) {
+    let draft = draft(options, request, "");
+    (draft.subject(&options.keys.issuer), draft.sign(&options.keys).into())
+}
+
+fn draft<'a>(options: &'a ClientOptions, request: &Request<'a>, reply: &'a str) -> Draft<'a> {
+    let now = Timestamp::from_millis(now_millis());
+    let within = u64::try_from(request.within.as_millis()).unwrap_or(u64::MAX);
+    Draft {
+        id: request.id,
+        audience: &options.audience,
+        verb: request.verb,
+        account: request.account,
+        reply,
+        issued_at: now,
+        expires_at: now.plus_millis(within),
+        body: request.body,
+    }
+}
+
+fn now_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Gives an outcome to everybody who waits for it, if it is authentic.
+fn deliver(waiters: &Waiters, keys: &ClientKeys, message: &Message) {
+    let header = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
+    let authentic = header.is_some_and(|header| {
+        signature_holds(&keys.outcome, &message.subject, &message.payload, header.as_str())
+    });
+    let outcome = serde_json::from_slice::<Outcome>(&message.payload);
+    let (true, Ok(outcome)) = (authentic, outcome) else {
+        tracing::warn!(subject = %message.subject, "an outcome that the ledger did not sign was dropped");
+        return;
+    };
+    let waiting = waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(&outcome.id);
+    for waiter in waiting.unwrap_or_default() {
+        let _ = waiter.send(outcome.clone());
+    }
+}
+
+/// One caller's place among those who wait.
+struct Waiting {
+    outcome: oneshot::Receiver<Outcome>,
+    _entry: Entry,
+}
+
+/// Leaves when the caller does, so that nobody waits for ever for those who left.
+struct Entry {
+    id: CommandId,
+    waiters: Arc<Waiters>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiting) = waiters.get_mut(&self.id) {
+            waiting.retain(|waiter| !waiter.is_closed());
+            if waiting.is_empty() {
+                waiters.remove(&self.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Hashes over length-prefixed fields: the chain that makes an edited log show, and fingerprints.
+
+use sha2::{Digest, Sha256};
+
+use crate::event::Kind;
+use crate::id::{CommandId, HoldId, Position};
+use crate::money::Units;
+use crate::time::Timestamp;
+
+/// A SHA-256.
+pub type Hash = [u8; 32];
+
+/// The hash before the first event.
+pub const GENESIS: Hash = [0; 32];
+
+const TAG: &[u8] = b"holdfast/event/v1";
+
+/// A sink for length-prefixed fields: `u32_be(len) ‖ bytes`, so that no two lists of fields are
+/// the same bytes.
+pub trait LengthPrefixed {
+    /// Takes bytes as they are.
+    fn raw(&mut self, bytes: &[u8]);
+
+    /// Takes one field.
+    fn length_prefixed(&mut self, field: &[u8]) {
+        let len = u32::try_from(field.len()).expect("fields are far below 4 GiB");
+        self.raw(&len.to_be_bytes());
+        self.raw(field);
+    }
+}
+
+impl LengthPrefixed for Sha256 {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+impl LengthPrefixed for Vec<u8> {
+    fn raw(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Every stored field of a row of the log, as hashed.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "the columns of `ledger_event`")]
+pub struct Stored<'a> {
+    pub partition: i16,
+    pub position: Position,
+    pub epoch: i64,
+    pub kind: Kind,
+    pub account: &'a str,
+    pub hold: Option<HoldId>,
+    pub amount: Option<Units>,
+    pub posted: Units,
+    pub held: Units,
+    pub issuer: &'a str,
+    pub command: CommandId,
+    pub fingerprint: &'a Hash,
+    pub lane_time: Timestamp,
+    pub stored_time: Timestamp,
+    pub body: &'a [u8],
+    pub envelope: &'a [u8],
+}
+
+/// The chain hash of a row, given that of the row before: an absent field is an empty one.
+#[must_use]
+pub fn chain_hash(previous: &Hash, row: &Stored<'_>) -> Hash {
+    let mut sha = Sha256::new();
+    let amount = row.amount.map(i64::to_be_bytes);
+    let fields: [&[u8]; 18] = [
+        TAG,
+        previous,
+        &row.partition.to_be_bytes(),
+        &row.position.0.to_be_bytes(),
+        &row.epoch.to_be_bytes(),
+        row.kind.as_str().as_bytes(),
+        row.account.as_bytes(),
+        row.hold.as_ref().map_or(&[], |hold| hold.as_bytes().as_slice()),
+        amount.as_ref().map_or(&[], |bytes| bytes.as_slice()),
+        &row.posted.to_be_bytes(),
+        &row.held.to_be_bytes(),
+        row.issuer.as_bytes(),
+        row.command.as_bytes(),
+        row.fingerprint,
+        &row.lane_time.micros().to_be_bytes(),
+        &row.stored_time.micros().to_be_bytes(),
+        row.body,
+        row.envelope,
+    ];
+    for field in fields {
+        sha.length_prefixed(field);
+    }
+    sha.finalize().into()
+}
+
+/// What a command says, without who says it and when: equal for a repeat to the byte.
+#[must_use]
+pub fn fingerprint(verb: &str, account: &str, body: &[u8]) -> Hash {
+    let mut sha = Sha256::new();
+    sha.length_prefixed(verb.as_bytes());
+    sha.length_prefixed(account.as_bytes());
+    sha.length_prefixed(&Sha256::digest(body));
+    sha.finalize().into()
+}

@@ -1,0 +1,74 @@
+//! `capture`: charges what a call really cost, in time or late.
+
+use super::{Ruling, lost_to, units};
+use crate::account::{Account, AccountStatus};
+use crate::event::Fact;
+use crate::hold::{Hold, HoldStatus, Late, Overage};
+use crate::id::HoldId;
+use crate::money::{Decimal, Units};
+use crate::rejection::Rejection;
+
+pub(super) fn capture(account: &Account, id: HoldId, amount: Option<Decimal>, is_final: bool) -> Ruling {
+    let given = amount.map(|amount| units("amount", amount, account)).transpose()?;
+    let hold = account.holds.get(&id).ok_or(Rejection::HoldNotFound)?;
+    let wanted = given.unwrap_or(hold.amount);
+    match hold.status {
+        HoldStatus::Open => in_time(account, hold, id, wanted, is_final),
+        HoldStatus::Released | HoldStatus::Expired if hold.late() == Late::Charge => {
+            late(account, hold, id, wanted)
+        }
+        _ => Err(lost_to(hold).into()),
+    }
+}
+
+fn in_time(account: &Account, hold: &Hold, id: HoldId, wanted: Units, is_final: bool) -> Ruling {
+    let held = wanted.min(hold.amount);
+    let excess = wanted - held;
+    let (drawn, absorbed) = match overage(account, hold) {
+        _ if excess == 0 => (0, 0),
+        Overage::Reject => return Err(Rejection::ExceedsHold { held: hold.amount }.into()),
+        Overage::Cap => (0, excess),
+        Overage::Draw => split(account, excess),
+    };
+    must_fit(hold, held + drawn, absorbed)?;
+    let released = if is_final { hold.amount - held } else { 0 };
+    Ok(Fact::Captured { hold: id, held, drawn, absorbed, released, is_final })
+}
+
+/// The hold's policy, but a frozen account lets nothing be drawn.
+fn overage(account: &Account, hold: &Hold) -> Overage {
+    match hold.policies.overage {
+        Overage::Draw if account.status == AccountStatus::Frozen => Overage::Cap,
+        overage => overage,
+    }
+}
+
+/// A late capture is first bounded by `overage` against what was left when the hold ended; what
+/// may then be charged is taken as far as the balance allows, and the house absorbs the rest.
+fn late(account: &Account, hold: &Hold, id: HoldId, wanted: Units) -> Ruling {
+    let bounded = match overage(account, hold) {
+        Overage::Reject if wanted > hold.amount => {
+            return Err(Rejection::ExceedsHold { held: hold.amount }.into());
+        }
+        Overage::Cap => wanted.min(hold.amount),
+        Overage::Reject | Overage::Draw => wanted,
+    };
+    let charged = match account.status {
+        AccountStatus::Closed => 0,
+        AccountStatus::Active | AccountStatus::Frozen => bounded.min(account.takeable()),
+    };
+    must_fit(hold, charged, wanted - charged)?;
+    Ok(Fact::CapturedLate { hold: id, charged, absorbed: wanted - charged })
+}
+
+/// What a hold has seen in total must stay countable, however often it is captured in part.
+fn must_fit(hold: &Hold, charged: Units, absorbed: Units) -> Result<(), Rejection> {
+    let fits = hold.captured.checked_add(charged).is_some() && hold.absorbed.checked_add(absorbed).is_some();
+    if fits { Ok(()) } else { Err(Rejection::BalanceOverflow) }
+}
+
+/// `excess` as what may be taken and what the house absorbs.
+fn split(account: &Account, excess: Units) -> (Units, Units) {
+    let drawn = excess.min(account.takeable());
+    (drawn, excess - drawn)
+}

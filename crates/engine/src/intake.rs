@@ -1,0 +1,187 @@
+//! Intake: the commands of the stream, in order and without a gap.
+//!
+//! **Shape.** A task of its own feeds the lane's bounded queue from an ephemeral pull consumer
+//! that acknowledges nothing. When the queue is full it stops pulling, and the stream holds the
+//! backlog.
+//!
+//! **Correctness.** The consumer's own sequence must count up by one; on a gap, an error or
+//! silence the consumer is made anew from the message after the last that was handed over. Before
+//! that the stream is looked at: was it created when ours was, does it still reach our place, is
+//! the message there the one we know? If not, it is another stream of the same name, or an older
+//! state of it, and intake starts at the first message kept. Idempotency makes that safe, and
+//! nothing less would be.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use holdfast_core::Timestamp;
+use holdfast_core::chain::LengthPrefixed;
+use holdfast_store::Applied;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{BusError, COMMANDS, ensure_stream};
+use crate::health::Health;
+
+/// How many messages one pull asks for: enough that batches grow with the load.
+const PULL_MESSAGES: usize = 1_000;
+/// How long a pull waits, and how often the server says in between that it is still there.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The server forgets a consumer that nobody pulls from.
+const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
+/// How long to wait before the next try after an error.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+/// One message of the stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) subject: String,
+    pub(crate) payload: Bytes,
+    pub(crate) sequence: u64,
+    pub(crate) stored_at: Timestamp,
+    stored_nanos: i64,
+    /// When the stream was created that it comes from, in Unix nanoseconds.
+    pub(crate) stream_created: i64,
+}
+
+impl Delivery {
+    /// Where the log is once this message is applied.
+    pub(crate) fn applied(&self) -> Applied {
+        let digest = digest(&self.subject, &self.payload, self.stored_nanos);
+        Applied { sequence: self.sequence, digest, stream_created: self.stream_created }
+    }
+}
+
+/// What makes a message that one and no other: the time tells it from a repeat of its bytes.
+fn digest(subject: &str, payload: &[u8], stored_nanos: i64) -> Vec<u8> {
+    let mut sha = Sha256::new();
+    sha.length_prefixed(subject.as_bytes());
+    sha.length_prefixed(payload);
+    sha.length_prefixed(&stored_nanos.to_be_bytes());
+    sha.finalize().to_vec()
+}
+
+/// Feeds `queue` from the place `from` until told to stop.
+pub(crate) struct Intake {
+    pub(crate) client: Client,
+    pub(crate) queue: mpsc::Sender<Delivery>,
+    pub(crate) from: Applied,
+    /// The last message handed over, of which `from` is made when it is needed.
+    pub(crate) last: Option<Delivery>,
+    pub(crate) health: Arc<Health>,
+}
+
+impl Intake {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let result = tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.follow() => result,
+            };
+            if let Err(error) = result {
+                self.health.ill("intake", error.to_string());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(BACKOFF) => {}
+            }
+        }
+    }
+
+    /// Delivers until something is not as it should be.
+    async fn follow(&mut self) -> Result<(), BusError> {
+        if let Some(last) = self.last.take() {
+            self.from = last.applied();
+        }
+        let stream = ensure_stream(&self.client, COMMANDS).await?;
+        let created = nanos(stream.cached_info().created)?;
+        let start = self.start(&stream, created).await?;
+        let consumer = stream.create_consumer(consumer_config(start)).await.map_err(BusError::of)?;
+        let pull = consumer
+            .stream()
+            .max_messages_per_batch(PULL_MESSAGES)
+            .expires(PULL_EXPIRES)
+            .heartbeat(HEARTBEAT);
+        let mut messages = pull.messages().await.map_err(BusError::of)?;
+        self.health.well("intake");
+        let mut expected = 1;
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(BusError::of)?;
+            let info = message.info().map_err(BusError::of)?;
+            if info.consumer_sequence != expected {
+                let problem = format!("delivery {} came where {expected} was due", info.consumer_sequence);
+                return Err(BusError(problem));
+            }
+            expected += 1;
+            let delivery = Delivery {
+                sequence: info.stream_sequence,
+                stored_at: Timestamp::from_micros(info.published.timestamp_micros()),
+                stored_nanos: nanos(info.published)?,
+                stream_created: created,
+                subject: message.subject.to_string(),
+                payload: message.payload.clone(),
+            };
+            self.last = Some(delivery.clone());
+            if self.queue.send(delivery).await.is_err() {
+                return Ok(());
+            }
+        }
+        Err(BusError("the deliveries ended".to_owned()))
+    }
+
+    /// The sequence to begin at.
+    async fn start(&self, stream: &Stream, created: i64) -> Result<u64, BusError> {
+        let state = &stream.cached_info().state;
+        if self.from.sequence == 0 {
+            return Ok(state.first_sequence.max(1));
+        }
+        let known = created == self.from.stream_created
+            && state.last_sequence >= self.from.sequence
+            && self.is_known(stream).await?;
+        if known {
+            return Ok(self.from.sequence + 1);
+        }
+        let (applied, first) = (self.from.sequence, state.first_sequence);
+        tracing::warn!(
+            applied,
+            first,
+            "the command stream is not the one that was applied; starting at its first message"
+        );
+        Ok(first.max(1))
+    }
+
+    /// Whether the message at our place is the one that was applied.
+    async fn is_known(&self, stream: &Stream) -> Result<bool, BusError> {
+        use async_nats::jetstream::stream::RawMessageErrorKind;
+        match stream.get_raw_message(self.from.sequence).await {
+            Ok(message) => {
+                let digest = digest(&message.subject, &message.payload, nanos(message.time)?);
+                Ok(digest == self.from.digest)
+            }
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(false),
+            Err(error) => Err(BusError::of(error)),
+        }
+    }
+}
+
+fn consumer_config(start_sequence: u64) -> pull::Config {
+    pull::Config {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: CONSUMER_INACTIVE,
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    }
+}
+
+fn nanos(at: chrono::DateTime<chrono::Utc>) -> Result<i64, BusError> {
+    at.timestamp_nanos_opt().ok_or_else(|| BusError("the server's clock is beyond the year 2262".to_owned()))
+}

@@ -1,0 +1,67 @@
+//! Telling outcomes, after their commit and in order, on a connection of their own.
+
+use async_nats::{Client, HeaderMap};
+use holdfast_protocol::Outcome;
+use holdfast_protocol::keys::MacKey;
+use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// So many batches of outcomes may wait for the network before the lane waits with them.
+const QUEUE_BATCHES: usize = 64;
+
+/// An outcome on its way.
+pub(super) struct Answer {
+    subject: String,
+    signature: String,
+    payload: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn new(subject: String, key: &MacKey, outcome: &Outcome) -> Self {
+        let payload = outcome.to_bytes();
+        Answer { signature: signature(key, &subject, &payload), subject, payload }
+    }
+}
+
+/// The queue to the publishing task.
+pub(super) struct Answers {
+    queue: mpsc::Sender<Vec<Answer>>,
+    task: JoinHandle<()>,
+}
+
+impl Answers {
+    pub(super) fn start(client: Client) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_BATCHES);
+        Answers { queue, task: tokio::spawn(publish(client, waiting)) }
+    }
+
+    pub(super) async fn tell(&self, answers: Vec<Answer>) {
+        if !answers.is_empty() {
+            // The task ends only after this queue does.
+            let _ = self.queue.send(answers).await;
+        }
+    }
+
+    /// Waits until everything told so far has left the process.
+    pub(super) async fn finish(self) {
+        drop(self.queue);
+        let _ = self.task.await;
+    }
+}
+
+async fn publish(client: Client, mut waiting: mpsc::Receiver<Vec<Answer>>) {
+    while let Some(batch) = waiting.recv().await {
+        for answer in batch {
+            let mut headers = HeaderMap::new();
+            headers.insert(SIGNATURE_HEADER, answer.signature.as_str());
+            // An outcome that does not arrive is asked for again by the command's retry.
+            if let Err(error) =
+                client.publish_with_headers(answer.subject, headers, answer.payload.into()).await
+            {
+                tracing::warn!(%error, "an outcome was not sent");
+            }
+        }
+    }
+    let _ = client.flush().await;
+}

@@ -1,0 +1,98 @@
+//! When a hold's time has really come.
+//!
+//! **Correctness.** A hold may be expired once lane time has passed its time *and* everything was
+//! applied that JetStream had stored up to then: a capture that was published in time must win,
+//! however long the ledger was away. So the lane asks the stream for its last sequence at a moment
+//! of its own clock, and expires what was due at that moment when it has applied that sequence.
+//! While NATS cannot be asked, nothing expires.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, jetstream};
+use holdfast_core::Timestamp;
+use holdfast_store::Applied;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::bus::COMMANDS;
+use crate::clock::Clock;
+
+/// How long after an answer, or a failure, the stream is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long an answer may wait to be reached before a newer one is asked for: the stream may have
+/// been replaced, and its old sequence would never come.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the stream held at a moment.
+#[derive(Debug, Clone, Copy)]
+struct Horizon {
+    /// The moment.
+    at: Timestamp,
+    /// Everything stored by then has at most this sequence; 0 when nothing is kept.
+    sequence: u64,
+    /// When the stream was created that was asked.
+    stream_created: i64,
+}
+
+impl Horizon {
+    /// Whether everything stored by then was applied.
+    fn reached(&self, applied: &Applied) -> bool {
+        self.sequence == 0
+            || (applied.stream_created == self.stream_created && applied.sequence >= self.sequence)
+    }
+}
+
+/// Asks the stream, one question at a time.
+pub(super) struct Horizons {
+    client: Client,
+    clock: Arc<dyn Clock>,
+    answers: (mpsc::Sender<Option<Horizon>>, mpsc::Receiver<Option<Horizon>>),
+    asking: bool,
+    latest: Option<(Horizon, Instant)>,
+}
+
+impl Horizons {
+    pub(super) fn new(client: Client, clock: Arc<dyn Clock>) -> Self {
+        Horizons { client, clock, answers: mpsc::channel(1), asking: false, latest: None }
+    }
+
+    /// Asks, unless a question is under way or its answer still waits to be reached.
+    pub(super) fn ask(&mut self, applied: &Applied) {
+        let waiting =
+            |(horizon, since): &(Horizon, Instant)| !horizon.reached(applied) && since.elapsed() < ASK_AGAIN;
+        if self.asking || self.latest.as_ref().is_some_and(waiting) {
+            return;
+        }
+        self.asking = true;
+        let (client, clock, answer) = (self.client.clone(), Arc::clone(&self.clock), self.answers.0.clone());
+        tokio::spawn(async move {
+            let horizon = observe(client, clock.now()).await;
+            tokio::time::sleep(PAUSE).await;
+            let _ = answer.send(horizon).await;
+        });
+    }
+
+    /// Waits for the answer; for ever when nothing was asked. Safe to drop.
+    pub(super) async fn answered(&mut self) {
+        let answer = self.answers.1.recv().await.flatten();
+        self.asking = false;
+        if let Some(horizon) = answer {
+            self.latest = Some((horizon, Instant::now()));
+        }
+    }
+
+    /// The moment up to which holds may be expired, if everything stored by then was applied.
+    pub(super) fn reached(&self, applied: &Applied) -> Option<Timestamp> {
+        let (horizon, _) = self.latest?;
+        horizon.reached(applied).then_some(horizon.at)
+    }
+}
+
+/// What the stream holds. `at` was read before asking, so the answer covers it.
+async fn observe(client: Client, at: Timestamp) -> Option<Horizon> {
+    let stream = jetstream::new(client).get_stream(COMMANDS).await.ok()?;
+    let info = stream.cached_info();
+    let sequence = if info.state.messages == 0 { 0 } else { info.state.last_sequence };
+    Some(Horizon { at, sequence, stream_created: info.created.timestamp_nanos_opt()? })
+}

@@ -1,0 +1,213 @@
+//! The lane's memory: the accounts it has looked at, disposable at any moment.
+//!
+//! **Correctness.** What is not in memory has nothing in the log past the projection's
+//! checkpoint: at take-over the tail of the log after the checkpoint is folded once, and later an
+//! account or an ended hold leaves memory only when the checkpoint has passed its last event. So
+//! whatever `load` answers for something that is not here is the truth. A checkpoint below one
+//! that was used already would break that, and is refused.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
+use holdfast_projector::load;
+use holdfast_store::{StoreError, Writer, read};
+
+/// How many rows of the tail are read at once.
+const TAIL_ROWS: i64 = 5_000;
+
+/// A hold's key.
+pub(super) type HoldKey = (AccountId, HoldId);
+
+pub(super) struct Memory {
+    partition: i16,
+    accounts_max: usize,
+    /// Loaded accounts; none for an id that has no account, until the batch's end.
+    accounts: HashMap<AccountId, Option<Account>>,
+    /// The highest checkpoint that was used.
+    checkpoint: Position,
+    /// Ended holds by their last event, to leave when the checkpoint has passed it.
+    ended: VecDeque<(Position, HoldKey)>,
+    /// When the time of each open hold comes: one entry for each, of accounts in memory or not.
+    due: BTreeSet<(Timestamp, HoldKey)>,
+}
+
+impl Memory {
+    /// What the log says, as of the writer's head.
+    pub(super) async fn take_over(writer: &mut Writer, accounts_max: usize) -> Result<Self, StoreError> {
+        let partition = writer.head().partition;
+        let mut memory = Memory {
+            partition,
+            accounts_max,
+            accounts: HashMap::new(),
+            checkpoint: Position::default(),
+            ended: VecDeque::new(),
+            due: BTreeSet::new(),
+        };
+        // One moment for the checkpoint, the tail after it and the rows that it is folded onto.
+        load::begin(writer.connection()).await?;
+        memory.checkpoint = load::checkpoint(writer.connection(), partition).await?;
+        memory.due.extend(load::open_hold_times(writer.connection(), partition).await?);
+        memory.fold_tail(writer).await?;
+        load::end(writer.connection()).await?;
+        Ok(memory)
+    }
+
+    async fn fold_tail(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        let mut at = self.checkpoint;
+        loop {
+            let rows = read::after(writer.connection(), self.partition, at, TAIL_ROWS).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            at = last.event.position;
+            let accounts = rows.iter().map(|row| &row.event.account);
+            let holds = rows.iter().filter_map(|row| Some((&row.event.account, row.event.fact.hold()?)));
+            self.prepare(writer, accounts, holds).await?;
+            for row in &rows {
+                self.apply(&row.event)?;
+            }
+        }
+    }
+
+    /// Loads what is not here yet of `accounts` and `holds`.
+    pub(super) async fn prepare<'a>(
+        &mut self,
+        writer: &mut Writer,
+        accounts: impl Iterator<Item = &'a AccountId>,
+        holds: impl Iterator<Item = (&'a AccountId, HoldId)>,
+    ) -> Result<(), StoreError> {
+        let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.accounts.contains_key(*id)).collect();
+        if !missing.is_empty() {
+            let ids: Vec<AccountId> = missing.into_iter().cloned().collect();
+            let loaded = load::accounts(writer.connection(), self.partition, &ids).await?;
+            self.advance(loaded.checkpoint)?;
+            let mut found = loaded.value;
+            for id in ids {
+                let account = found.remove(&id);
+                self.accounts.insert(id, account);
+            }
+        }
+        let unknown = |(id, hold): &(&AccountId, HoldId)| {
+            self.account(id).is_some_and(|account| !account.holds.contains_key(hold))
+        };
+        let missing: BTreeSet<(&AccountId, HoldId)> = holds.filter(unknown).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<HoldKey> = missing.into_iter().map(|(id, hold)| (id.clone(), hold)).collect();
+        let loaded = load::holds(writer.connection(), self.partition, &keys).await?;
+        self.advance(loaded.checkpoint)?;
+        for ((id, hold_id), hold) in loaded.value {
+            // An open hold is here whenever its account is. One that a projection still calls open
+            // ended in memory or was never open: what is in memory is newer.
+            if hold.is_open() {
+                continue;
+            }
+            self.ended.push_back((hold.last_position, (id.clone(), hold_id)));
+            if let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) {
+                account.holds.insert(hold_id, hold);
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, checkpoint: Position) -> Result<(), StoreError> {
+        if checkpoint < self.checkpoint {
+            let problem = format!("the projection went back from {} to {checkpoint}", self.checkpoint);
+            return Err(StoreError::Inconsistent(problem));
+        }
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+
+    /// A prepared account.
+    pub(super) fn account(&self, id: &AccountId) -> Option<&Account> {
+        self.accounts.get(id).and_then(Option::as_ref)
+    }
+
+    /// Applies an event whose account is prepared.
+    pub(super) fn apply(&mut self, event: &Event) -> Result<(), StoreError> {
+        let account = self.accounts.entry(event.account.clone()).or_default();
+        let before =
+            event.fact.hold().and_then(|id| account.as_ref()?.holds.get(&id)).map(|hold| hold.expires_at);
+        evolve(account, event).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
+        let Some(account) = account else { return Ok(()) };
+        let Some(id) = event.fact.hold().filter(|_| !matches!(event.fact, Fact::Rejected { .. })) else {
+            return Ok(());
+        };
+        let hold = account.holds.get(&id).expect("an event's hold is in its account");
+        let key = (event.account.clone(), id);
+        if let Some(at) = before {
+            self.due.remove(&(at, key.clone()));
+        }
+        if hold.is_open() {
+            self.due.insert((hold.expires_at, key));
+        } else {
+            self.ended.push_back((hold.last_position, key));
+        }
+        Ok(())
+    }
+
+    /// When the next hold's time may come.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes out at most `limit` holds whose time is no later than `horizon`; they must be expired
+    /// then, or memory be dropped.
+    pub(super) fn take_due(&mut self, horizon: Timestamp, limit: usize) -> Vec<HoldKey> {
+        let mut keys = Vec::new();
+        while keys.len() < limit && self.next_due().is_some_and(|at| at <= horizon) {
+            keys.extend(self.due.pop_first().map(|(_, key)| key));
+        }
+        keys
+    }
+
+    /// Lets go of what the projection has.
+    pub(super) fn evict(&mut self) {
+        self.accounts.retain(|_, account| account.is_some());
+        while let Some((position, (id, hold_id))) = self.ended.pop_front_if(|(at, _)| *at <= self.checkpoint)
+        {
+            let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) else { continue };
+            if account
+                .holds
+                .get(&hold_id)
+                .is_some_and(|hold| !hold.is_open() && hold.last_position == position)
+            {
+                account.holds.remove(&hold_id);
+            }
+        }
+        if self.is_full() {
+            self.evict_accounts();
+        }
+        metrics::gauge!("holdfast_lane_accounts").set(small(self.accounts.len()));
+        metrics::gauge!("holdfast_lane_open_holds").set(small(self.due.len()));
+    }
+
+    /// A quarter at once, so that it is not done for every batch.
+    fn evict_accounts(&mut self) {
+        let mut surplus = self.accounts.len() - self.accounts_max * 3 / 4;
+        let checkpoint = self.checkpoint;
+        self.accounts.retain(|_, account| {
+            let passed = account.as_ref().is_some_and(|account| account.last_position <= checkpoint);
+            let evict = passed && surplus > 0;
+            surplus -= usize::from(evict);
+            !evict
+        });
+    }
+
+    /// Whether no further account should be loaded.
+    pub(super) fn is_full(&self) -> bool {
+        self.accounts.len() > self.accounts_max
+    }
+
+    /// Learns how far the projection is by now.
+    pub(super) async fn refresh(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        let checkpoint = load::checkpoint(writer.connection(), self.partition).await?;
+        self.advance(checkpoint)
+    }
+}
+
+/// Counts that are far below 2^52.
+#[allow(clippy::cast_precision_loss)]
+fn small(count: usize) -> f64 {
+    count as f64
+}

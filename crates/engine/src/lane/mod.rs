@@ -1,0 +1,108 @@
+//! The lane: the one ordered writer of a partition.
+//!
+//! **Shape.** [`Lane::run`] takes the partition over, then repeats: take whatever has arrived,
+//! verify, decide in memory, commit in one statement, answer. What arrives meanwhile is the next
+//! batch; there is no timer. [`reign`] is one such period between two take-overs.
+//!
+//! **Correctness.** A crash before the commit leaves nothing; after it, the answer may be missing,
+//! and the publisher's retry gets it from the log. When it is not known whether a commit happened,
+//! memory is dropped and the partition taken over again, which waits for the old statement to end.
+//! A fence stops the lane for good: another one is writing.
+
+mod answers;
+mod decisions;
+mod entries;
+mod expiry;
+mod lookups;
+mod memory;
+mod reign;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use holdfast_core::{Assets, Position};
+use holdfast_protocol::verify::Rules;
+use holdfast_store::StoreError;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::health::Health;
+use reign::Reign;
+
+/// How long to wait before taking over again after the database was lost.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+/// What a lane is told.
+#[derive(Debug, Clone)]
+pub struct LaneConfig {
+    /// The database.
+    pub database_url: String,
+    /// The partition.
+    pub partition: i16,
+    /// The assets that accounts may be opened in.
+    pub assets: Assets,
+    /// How long applied commands stay in the stream.
+    pub keep: Duration,
+    /// How many accounts may be in memory.
+    pub accounts_max: usize,
+}
+
+/// The lane with all that it touches.
+pub struct Lane {
+    /// What it was told.
+    pub config: LaneConfig,
+    /// Keys and rights; changes are taken up between batches.
+    pub rules: watch::Receiver<Arc<Rules>>,
+    /// The connection that commands come in by.
+    pub intake: Client,
+    /// The connection that outcomes go out by, so that nothing else delays them.
+    pub answers: Client,
+    /// The present.
+    pub clock: Arc<dyn Clock>,
+    /// Where the last committed position is told.
+    pub committed: watch::Sender<Position>,
+    /// How it is doing.
+    pub health: Arc<Health>,
+}
+
+/// Why a lane stopped for good.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// Another writer took over, or the database contradicts itself.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl Lane {
+    /// Runs until told to stop or fenced.
+    ///
+    /// # Errors
+    /// [`LaneError`] when going on could do harm; the process should end.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), LaneError> {
+        loop {
+            let result = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                begun = Reign::begin(&mut self) => match begun {
+                    Ok(reign) => Box::pin(reign.run(stop.clone())).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match result {
+                Ok(()) => return Ok(()),
+                Err(error @ (StoreError::Fenced | StoreError::Inconsistent(_) | StoreError::Log(_))) => {
+                    self.health.ill("lane", error.to_string());
+                    return Err(LaneError::Store(error));
+                }
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Content { .. })) => {
+                    self.health.ill("lane", error.to_string());
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(BACKOFF) => {}
+            }
+        }
+    }
+}

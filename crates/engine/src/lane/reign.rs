@@ -1,0 +1,302 @@
+//! One reign: from a take-over to the next doubt.
+//!
+//! **Correctness.** The order within a batch is: look up, decide, commit, then answer and tell
+//! the relay and the projector. `committed` is sent only after the commit. What the database
+//! refuses for its content is found by halving: each half starts from memory read anew.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_core::Timestamp;
+use holdfast_protocol::Outcome;
+use holdfast_store::{StoreError, Writer, lookup};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Lane;
+use super::answers::{Answer, Answers};
+use super::decisions::{Batch, Decider, Mode, Verdict};
+use super::entries::{Asked, Entry, Task};
+use super::expiry::{ASK_AGAIN, Horizons};
+use super::lookups::Lookups;
+use super::memory::Memory;
+use crate::intake::{Delivery, Intake};
+use crate::refused::Refused;
+use crate::trim::{TRIM_EVERY, Trimmer, purge_below};
+
+/// The most commands of one commit: larger statements gain nothing and delay their first command.
+const BATCH_COMMANDS_MAX: usize = 1_000;
+/// The most bytes of envelopes of one commit.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Commands waiting between intake and lane; beyond it the stream holds the backlog.
+const QUEUE_COMMANDS: usize = 4_096;
+/// The most holds expired in one commit.
+const EXPIRIES_MAX: usize = 500;
+/// How long to wait for the projector when memory is full.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long outcomes may take to leave at the end of a reign; their commands can be asked again.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Reign<'a> {
+    lane: &'a mut Lane,
+    writer: Writer,
+    memory: Memory,
+    queue: mpsc::Receiver<Delivery>,
+    answers: Answers,
+    refused: Refused,
+    horizons: Horizons,
+    trimmer: Trimmer,
+    trim_at: Instant,
+    /// Ends the intake task with the reign.
+    _intake: DropGuard,
+}
+
+/// What the lane does next.
+enum Step {
+    Stop,
+    Commands(Vec<Task>),
+    Expire(Timestamp),
+    Again,
+}
+
+impl<'a> Reign<'a> {
+    /// Takes the partition over, reads what the log says, and lets commands come in.
+    pub(super) async fn begin(lane: &'a mut Lane) -> Result<Self, StoreError> {
+        let mut writer = Writer::take_over(&lane.config.database_url, lane.config.partition).await?;
+        let memory = Memory::take_over(&mut writer, lane.config.accounts_max).await?;
+        let head = writer.head().clone();
+        tracing::info!(
+            epoch = head.epoch,
+            position = head.position.0,
+            applied = head.applied.sequence,
+            "leading"
+        );
+        lane.committed.send_replace(head.position);
+        let (sender, queue) = mpsc::channel(QUEUE_COMMANDS);
+        let stop = CancellationToken::new();
+        let intake = Intake {
+            client: lane.intake.clone(),
+            queue: sender,
+            from: head.applied,
+            last: None,
+            health: Arc::clone(&lane.health),
+        };
+        tokio::spawn(intake.run(stop.clone()));
+        lane.health.well("lane");
+        Ok(Reign {
+            answers: Answers::start(lane.answers.clone()),
+            refused: Refused::start(lane.intake.clone()),
+            horizons: Horizons::new(lane.intake.clone(), Arc::clone(&lane.clock)),
+            trimmer: Trimmer::new(lane.config.keep),
+            trim_at: Instant::now() + TRIM_EVERY,
+            _intake: stop.drop_guard(),
+            lane,
+            writer,
+            memory,
+            queue,
+        })
+    }
+
+    /// Rules until told to stop, which is [`Ok`], or until something is in doubt.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let result = self.rule(&stop).await;
+        let _ = tokio::time::timeout(ANSWERS_WITHIN, self.answers.finish()).await;
+        result
+    }
+
+    async fn rule(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        loop {
+            self.memory.evict();
+            match self.next(stop).await {
+                Step::Stop => return Ok(()),
+                Step::Commands(tasks) => self.settle(tasks).await?,
+                Step::Expire(horizon) => self.expire(horizon).await?,
+                Step::Again => {}
+            }
+            if self.memory.is_full() {
+                self.memory.refresh(&mut self.writer).await?;
+            }
+        }
+    }
+
+    /// Waits for something to do. Commands come first: what they do may end a hold in time.
+    async fn next(&mut self, stop: &CancellationToken) -> Step {
+        if self.memory.is_full() {
+            tokio::select! {
+                () = stop.cancelled() => return Step::Stop,
+                () = tokio::time::sleep(FULL_PAUSE) => return Step::Again,
+            }
+        }
+        let applied = &self.writer.head().applied;
+        let due_in = self.due_in();
+        if due_in.is_zero() {
+            match self.horizons.reached(applied) {
+                Some(horizon) if self.memory.next_due() <= Some(horizon) => return Step::Expire(horizon),
+                _ => self.horizons.ask(applied),
+            }
+        }
+        let wake = tokio::time::sleep(if due_in.is_zero() { ASK_AGAIN } else { due_in });
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Step::Stop,
+            first = self.queue.recv() => match first {
+                Some(first) => Step::Commands(self.gather(first)),
+                None => Step::Stop,
+            },
+            () = self.horizons.answered() => Step::Again,
+            () = wake => Step::Again,
+            () = tokio::time::sleep_until(self.trim_at) => {
+                self.trim();
+                Step::Again
+            }
+        }
+    }
+
+    /// How long until the next hold's time; zero when it has come.
+    fn due_in(&self) -> Duration {
+        let Some(due) = self.memory.next_due() else { return TRIM_EVERY };
+        let micros = due.micros().saturating_sub(self.lane.clock.now().micros());
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+
+    /// What has arrived by now, up to the bounds.
+    fn gather(&mut self, first: Delivery) -> Vec<Task> {
+        let mut bytes = first.payload.len();
+        let mut tasks = vec![Task::Message(first)];
+        while tasks.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(delivery) = self.queue.try_recv() else { break };
+            bytes += delivery.payload.len();
+            tasks.push(Task::Message(delivery));
+        }
+        tasks
+    }
+
+    async fn expire(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
+        let due = self.memory.take_due(horizon, EXPIRIES_MAX);
+        self.settle(due.into_iter().map(Task::Expiry).collect()).await
+    }
+
+    /// Processes `tasks`; when the content of the commit is refused, finds the task at fault.
+    async fn settle(&mut self, tasks: Vec<Task>) -> Result<(), StoreError> {
+        let mut parts = vec![tasks];
+        while let Some(mut part) = parts.pop() {
+            let Err(error) = self.process(&part, Mode::Normal).await else { continue };
+            let StoreError::Content { .. } = error else { return Err(error) };
+            tracing::warn!(%error, commands = part.len(), "a batch was refused; looking for the command at fault");
+            self.memory = Memory::take_over(&mut self.writer, self.lane.config.accounts_max).await?;
+            if part.len() > 1 {
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([rest, part]);
+            } else {
+                self.retry_alone(&part).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The second try of a command alone; failing again, it is set aside.
+    async fn retry_alone(&mut self, part: &[Task]) -> Result<(), StoreError> {
+        let Err(error) = self.process(part, Mode::Normal).await else { return Ok(()) };
+        let StoreError::Content { .. } = error else { return Err(error) };
+        self.memory = Memory::take_over(&mut self.writer, self.lane.config.accounts_max).await?;
+        self.process(part, Mode::Quarantine).await?;
+        if let [Task::Message(delivery)] = part {
+            self.refused.quarantined(&error.to_string(), delivery);
+        }
+        Ok(())
+    }
+
+    async fn process(&mut self, tasks: &[Task], mode: Mode) -> Result<(), StoreError> {
+        let rules = Arc::clone(&self.lane.rules.borrow());
+        let entries: Vec<Entry<'_>> = tasks.iter().map(|task| Entry::read(&rules, task)).collect();
+        let batch = self.decide(&entries, mode).await?;
+        self.commit(&batch, &entries).await?;
+        self.report(&batch, &entries);
+        let answers = self.answers(&batch, &entries).await?;
+        self.answers.tell(answers).await;
+        Ok(())
+    }
+
+    async fn decide(&mut self, entries: &[Entry<'_>], mode: Mode) -> Result<Batch, StoreError> {
+        let lookups = Lookups::fetch(&mut self.writer, entries).await?;
+        let commands = || entries.iter().filter_map(Entry::command);
+        let accounts = commands().map(|command| &command.account);
+        let holds = commands().filter_map(|command| Some((&command.account, command.intent.hold()?)));
+        self.memory.prepare(&mut self.writer, accounts, holds).await?;
+        let head = self.writer.head();
+        let decider = Decider {
+            now: self.lane.clock.now().max(head.lane_time),
+            head,
+            assets: &self.lane.config.assets,
+            memory: &mut self.memory,
+            lookups,
+            mode,
+            in_batch: HashMap::new(),
+            batch: Batch::default(),
+        };
+        decider.run(entries)
+    }
+
+    async fn commit(&mut self, batch: &Batch, entries: &[Entry<'_>]) -> Result<(), StoreError> {
+        let last = entries.iter().rev().find_map(|entry| entry.delivery);
+        let applied = last.map_or_else(|| self.writer.head().applied.clone(), Delivery::applied);
+        if !batch.records.is_empty() {
+            self.writer.append(&batch.records, applied).await?;
+            self.lane.committed.send_replace(self.writer.head().position);
+        } else if applied != self.writer.head().applied {
+            self.writer.advance(applied).await?;
+        }
+        if let Some(delivery) = last {
+            self.trimmer.applied(delivery.stored_at, delivery.sequence);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, batch: &Batch, entries: &[Entry<'_>]) {
+        for entry in entries {
+            if let (Asked::Silent(reason), Some(delivery)) = (&entry.asked, entry.delivery) {
+                self.refused.silent(*reason, delivery);
+            }
+        }
+        metrics::counter!("holdfast_events_total").increment(batch.records.len() as u64);
+        metrics::counter!("holdfast_commits_total").increment(1);
+    }
+
+    /// The outcomes of a batch that is committed.
+    async fn answers(&mut self, batch: &Batch, entries: &[Entry<'_>]) -> Result<Vec<Answer>, StoreError> {
+        let waited = |verdict: &Verdict| match verdict {
+            Verdict::At(position) => Some(*position),
+            _ => None,
+        };
+        let positions: Vec<_> = batch.verdicts.iter().filter_map(waited).collect();
+        let partition = self.writer.head().partition;
+        let rows = lookup::positions(self.writer.connection(), partition, &positions).await?;
+        let mut answers = Vec::with_capacity(entries.len());
+        for (entry, verdict) in entries.iter().zip(&batch.verdicts) {
+            let (Some(reply), Some((id, account))) = (&entry.reply, entry.asked.names()) else { continue };
+            let outcome = match verdict {
+                Verdict::Nothing => continue,
+                Verdict::Refused(refusal) => Outcome::refused(id, account, refusal),
+                Verdict::Recorded(index) => Outcome::of_event(id, &batch.records[*index].event, false),
+                Verdict::RepeatOf(index) => Outcome::of_event(id, &batch.records[*index].event, true),
+                Verdict::Replayed(event) => Outcome::of_event(id, event, true),
+                Verdict::At(position) => match rows.get(position) {
+                    Some(row) => Outcome::of_event(id, &row.event, true),
+                    None => return Err(StoreError::Inconsistent(format!("there is no event at {position}"))),
+                },
+            };
+            answers.push(Answer::new(reply.subject.clone(), reply.key, &outcome));
+        }
+        Ok(answers)
+    }
+
+    fn trim(&mut self) {
+        self.trim_at = Instant::now() + TRIM_EVERY;
+        if let Some(sequence) = self.trimmer.due(self.lane.clock.now()) {
+            tokio::spawn(purge_below(self.lane.intake.clone(), sequence));
+        }
+    }
+}

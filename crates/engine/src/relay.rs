@@ -1,0 +1,185 @@
+//! The relay: publishes what was committed, so that the stream's sequence is the log's position.
+//!
+//! **Shape.** It wakes when the lane commits, reads the log after the stream's last sequence, and
+//! publishes in atomic batches.
+//!
+//! **Correctness.** The stream itself says where to go on, so nothing is remembered elsewhere.
+//! Each batch expects that last sequence: a second relay, or a stranger's message, makes it fail
+//! whole. Before it publishes, the relay compares the chain hash of the stream's last message with
+//! the log's: another log (a restored backup) or a message that is not the ledger's stops it, until
+//! `holdfast relay rebuild` has made the stream anew. A lost or short stream is simply filled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Stream;
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use chrono::SecondsFormat;
+use holdfast_core::Position;
+use holdfast_protocol::event::{CHAIN_HEADER, EventView, headers};
+use holdfast_protocol::subject;
+use holdfast_protocol::token::hex;
+use holdfast_store::connect::connect;
+use holdfast_store::record::date;
+use holdfast_store::{Role, Row, StoreError, head, lookup, read};
+use sqlx::PgConnection;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::bus::{BusError, EVENTS, ensure_stream};
+use crate::health::Health;
+
+/// The server takes at most a thousand messages in one atomic batch.
+const BATCH_EVENTS_MAX: i64 = 1_000;
+/// How often to look when nobody says that the log grew.
+const POLL: Duration = Duration::from_millis(500);
+/// How long to wait before the next try after an error.
+const BACKOFF: Duration = Duration::from_secs(1);
+
+/// Publishes the events of one partition.
+pub struct Relay {
+    /// The database.
+    pub database_url: String,
+    /// The partition.
+    pub partition: i16,
+    /// The deployment, for the events' source.
+    pub audience: String,
+    /// A connection of its own.
+    pub client: Client,
+    /// The lane's last committed position, to wake by.
+    pub committed: watch::Receiver<Position>,
+    /// The last published position.
+    pub published: watch::Sender<Position>,
+    /// How it is doing.
+    pub health: Arc<Health>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("{0}; after looking into it run `holdfast relay rebuild`")]
+    Foreign(String),
+}
+
+impl Relay {
+    /// Runs until told to stop. It goes on by itself when what stopped it was mended.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let result = tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.follow() => result,
+            };
+            let Err(error) = result;
+            self.health.ill("relay", error.to_string());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(BACKOFF) => {}
+            }
+        }
+    }
+
+    async fn follow(&mut self) -> Result<std::convert::Infallible, RelayError> {
+        let mut connection = connect(&self.database_url, Role::Reader).await?;
+        let stream = ensure_stream(&self.client, EVENTS).await?;
+        let mut at = self.check(&mut connection, &stream).await?;
+        loop {
+            self.health.well("relay");
+            self.published.send_replace(at);
+            let rows = read::after(&mut connection, self.partition, at, BATCH_EVENTS_MAX).await?;
+            match rows.last() {
+                Some(last) => {
+                    self.publish(&rows, at).await?;
+                    at = last.event.position;
+                }
+                None => {
+                    let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
+                }
+            }
+        }
+    }
+
+    /// The position to go on after: the stream's last sequence, when its last message is ours.
+    async fn check(&self, connection: &mut PgConnection, stream: &Stream) -> Result<Position, RelayError> {
+        let state = &stream.cached_info().state;
+        let last = i64::try_from(state.last_sequence).map_err(BusError::of)?;
+        let head = head::read(connection, self.partition).await?.position;
+        if last > head.0 {
+            let problem = format!("{EVENTS} ends at {last}, beyond the log's end at {head}");
+            return Err(RelayError::Foreign(problem));
+        }
+        if state.messages > 0 {
+            self.compare(connection, stream, last).await?;
+        }
+        Ok(Position(last))
+    }
+
+    async fn compare(
+        &self,
+        connection: &mut PgConnection,
+        stream: &Stream,
+        last: i64,
+    ) -> Result<(), RelayError> {
+        let message = stream.get_raw_message(last.unsigned_abs()).await.map_err(BusError::of)?;
+        let chained = message.headers.get(CHAIN_HEADER).map(|value| value.as_str().to_owned());
+        let row =
+            lookup::positions(connection, self.partition, &[Position(last)]).await?.remove(&Position(last));
+        let expected = row.map(|row| hex(&row.hash));
+        if expected.is_none() || chained != expected {
+            let problem = format!("the message at {last} of {EVENTS} is not the event at that position");
+            return Err(RelayError::Foreign(problem));
+        }
+        Ok(())
+    }
+
+    /// Publishes `rows` as one batch: all of them or none.
+    async fn publish(&self, rows: &[Row], after: Position) -> Result<(), BusError> {
+        let id = Uuid::new_v4().simple().to_string();
+        let last = rows.len() - 1;
+        for (index, row) in rows.iter().enumerate() {
+            let (subject, mut headers, payload) = self.message(row);
+            headers.insert("Nats-Batch-Id", id.as_str());
+            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
+            if index == 0 {
+                headers.insert("Nats-Expected-Last-Sequence", after.to_string());
+            }
+            if index == last {
+                headers.insert("Nats-Batch-Commit", "1");
+                return self.commit(subject, headers, payload, rows[last].event.position).await;
+            }
+            self.client.publish_with_headers(subject, headers, payload).await.map_err(BusError::of)?;
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+        position: Position,
+    ) -> Result<(), BusError> {
+        let answer =
+            self.client.request_with_headers(subject, headers, payload).await.map_err(BusError::of)?;
+        let ack: serde_json::Value = serde_json::from_slice(&answer.payload).map_err(BusError::of)?;
+        if ack["seq"].as_i64() == Some(position.0) {
+            return Ok(());
+        }
+        Err(BusError(format!("a batch of events was not stored: {ack}")))
+    }
+
+    fn message(&self, row: &Row) -> (String, HeaderMap, Bytes) {
+        let event = &row.event;
+        let time = date(event.time).to_rfc3339_opts(SecondsFormat::Micros, true);
+        let mut map = HeaderMap::new();
+        for (name, value) in headers(event, self.partition, &self.audience, &time, &row.hash) {
+            map.insert(name, value);
+        }
+        let body = serde_json::to_vec(&EventView::new(event, time)).expect("an event is plain values");
+        (subject::event(event.fact.kind(), event.account.as_str()), map, body.into())
+    }
+}

@@ -1,0 +1,50 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{send, token};
+use crate::output::Output;
+use crate::settings::{DatabaseArgs, ServeArgs};
+
+/// Holdfast: a pre-authorized billing ledger for applications that sell LLM calls.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// How results are written.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the ledger against a Postgres and a NATS server.
+    Serve(Box<ServeArgs>),
+    /// Run the ledger with embedded servers, empty, for working against.
+    Dev(DevArgs),
+    /// Bring the database to this version's schema.
+    Migrate(DatabaseArgs),
+    /// Make, derive and check the secrets that commands are signed with.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Sign and send a command, and wait for its outcome.
+    Send(send::SendArgs),
+}
+
+/// Where the embedded servers keep their data, and where HTTP listens.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DevArgs {
+    /// Folder for everything that is kept; .holdfast in the working folder unless given.
+    #[arg(long, env = "HOLDFAST_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Address of the HTTP façade; port 0 takes a free one.
+    #[arg(long, env = "HOLDFAST_HTTP", default_value = "127.0.0.1:6004", value_name = "ADDRESS")]
+    pub(crate) http: String,
+    #[command(flatten)]
+    pub(crate) token: crate::settings::TokenArgs,
+    #[command(flatten)]
+    pub(crate) tuning: crate::settings::TuningArgs,
+}

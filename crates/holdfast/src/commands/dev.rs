@@ -1,0 +1,119 @@
+//! `dev`: the ledger with embedded servers, for working against.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use holdfast_protocol::RootToken;
+use holdfast_store::Role;
+use holdfast_store::connect::{connect, migrate};
+use holdfast_testkit::nats::ACCOUNTS_CONFIG;
+use holdfast_testkit::{Stack, identity, secrets};
+use secrecy::SecretString;
+use serde_json::json;
+use sqlx::Executor;
+
+use super::{Exit, serve, token};
+use crate::cli::DevArgs;
+use crate::output::{self, Output};
+use crate::runtime::{IssuersSource, Ledger, LedgerConfig};
+
+/// The audience of embedded deployments.
+pub(crate) const AUDIENCE: &str = "ledger.dev";
+const DATABASE: &str = "holdfast";
+
+/// Embedded servers with a ledger on them.
+pub(crate) struct Dev {
+    pub(crate) stack: Stack,
+    pub(crate) ledger: Ledger,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) database_url: String,
+    pub(crate) http: String,
+}
+
+pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit> {
+    let dev = Dev::start(args).await?;
+    match output {
+        Output::Json => output::json(&dev.ready())?,
+        Output::Table => output::text(&dev.describe())?,
+    }
+    let Dev { mut stack, ledger, .. } = dev;
+    let exit = serve::run_until_stopped(ledger).await;
+    stack.stop()?;
+    exit
+}
+
+impl Dev {
+    pub(crate) async fn start(args: DevArgs) -> Result<Self> {
+        let wanted = args.data.clone().unwrap_or_else(|| PathBuf::from(".holdfast"));
+        let data = identity::reachable_data(&wanted, args.data.is_some())?;
+        let stack = Stack::start(&data, ACCOUNTS_CONFIG).await?;
+        let database_url = prepare_database(&stack).await?;
+        let (root, token_file) = root_token(&args, &data)?;
+        let config = LedgerConfig {
+            database_url: database_url.clone(),
+            nats_url: stack.nats.url("ledger"),
+            audience: AUDIENCE.to_owned(),
+            roots: vec![root],
+            issuers: IssuersSource::Shipped,
+            tuning: args.tuning,
+        };
+        let ledger = Ledger::start(config).await?;
+        Ok(Dev { stack, ledger, token_file, database_url, http: args.http })
+    }
+
+    /// What programs are told once everything answers.
+    pub(crate) fn ready(&self) -> serde_json::Value {
+        let nats = |user| self.stack.nats.url(user);
+        json!({
+            "ready": true,
+            "http": format!("http://{}", self.http),
+            "postgres": self.stack.postgres.url(DATABASE),
+            "nats": {
+                "operator": nats("operator"),
+                "ledger": nats("ledger"),
+                "services": {"backend": nats("backend"), "auth": nats("auth")},
+            },
+            "audience": AUDIENCE,
+        })
+    }
+
+    fn describe(&self) -> String {
+        let token = match &self.token_file {
+            Some(file) => format!("INTERNAL_SERVICE_TOKEN_FILE={}", file.display()),
+            None => "from INTERNAL_SERVICE_TOKEN".to_owned(),
+        };
+        let mut table = output::table(&["ready", ""]);
+        table.add_row(["HTTP", &format!("http://{} (docs at /docs)", self.http)]);
+        table.add_row(["token", &token]);
+        table.add_row(["Postgres", &self.stack.postgres.url(DATABASE)]);
+        table.add_row(["NATS, operator", &self.stack.nats.url("operator")]);
+        table.add_row(["NATS, backend", &self.stack.nats.url("backend")]);
+        table.add_row(["audience", AUDIENCE]);
+        format!("{table}\nCtrl-C stops it; what it kept is there the next time.")
+    }
+}
+
+/// The database's URL for the ledger itself, made and migrated.
+async fn prepare_database(stack: &Stack) -> Result<String> {
+    let mut admin = connect(&stack.postgres.local_url("postgres"), Role::Login).await?;
+    let exists: (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT FROM pg_database WHERE datname = 'holdfast')")
+            .fetch_one(&mut admin)
+            .await?;
+    if !exists.0 {
+        admin.execute("CREATE DATABASE holdfast").await?;
+    }
+    let url = stack.postgres.local_url(DATABASE);
+    migrate(&url).await?;
+    Ok(url)
+}
+
+/// The token that is given, or one made up and kept in the data folder.
+fn root_token(args: &DevArgs, data: &Path) -> Result<(RootToken, Option<PathBuf>)> {
+    if let Some(root) = args.token.current()? {
+        return Ok((root, args.token.token_file.clone()));
+    }
+    let file = data.join("internal-token");
+    let text = secrets::kept(&file, token::new)?;
+    Ok((RootToken::new(&SecretString::from(text))?, Some(file)))
+}

@@ -1,0 +1,70 @@
+//! One file a command.
+
+pub(crate) mod dev;
+pub(crate) mod send;
+pub(crate) mod serve;
+pub(crate) mod token;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// As asked.
+    Fine,
+    /// A check failed, or the ledger said no.
+    Failed,
+    /// The request makes no sense.
+    Usage,
+    /// A server could not be reached.
+    Unavailable,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Fine => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Unavailable => 3,
+        })
+    }
+}
+
+impl Exit {
+    /// The exit code that an error stands for.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        let unavailable = error.chain().any(|cause| {
+            matches!(cause.downcast_ref(), Some(holdfast_store::StoreError::Unavailable(_)))
+                || cause.is::<holdfast_engine::bus::BusError>()
+                || cause.is::<holdfast_engine::LaneError>()
+                || cause.is::<holdfast_client::ClientError>()
+        });
+        if unavailable { Exit::Unavailable } else { Exit::Usage }
+    }
+}
+
+pub(crate) async fn run(cli: Cli) -> Result<Exit> {
+    match cli.command {
+        Command::Serve(args) => serve::run(*args, cli.output).await,
+        Command::Dev(args) => dev::run(args, cli.output).await,
+        Command::Migrate(args) => serve::migrate(&args).await,
+        Command::Token(command) => token::run(&command, cli.output),
+        Command::Send(args) => send::run(args, cli.output).await,
+    }
+}
+
+/// Completes when the process is asked to stop.
+pub(crate) async fn asked_to_stop() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

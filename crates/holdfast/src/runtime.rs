@@ -1,0 +1,216 @@
+//! A running ledger: lane, relay, projector and façade in one process.
+//!
+//! **Shape.** [`Ledger::start`] connects everything and answers when the lane leads; [`Ledger::stop`]
+//! lets the batch under way finish. A part that ends by itself ends the whole: a lane that was
+//! fenced must not leave a façade behind that promises what nobody decides.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use holdfast_core::Position;
+use holdfast_engine::{Health, Lane, LaneConfig, Relay, SystemClock, bus};
+use holdfast_projector::Projector;
+use holdfast_protocol::RootToken;
+use holdfast_protocol::verify::Rules;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::{self, TuningArgs};
+
+/// The only partition there is for now.
+pub(crate) const PARTITION: i16 = 0;
+/// How long parts may take to finish once told to.
+const STOP_WITHIN: Duration = Duration::from_secs(8);
+/// How often the issuers' file is looked at.
+const ISSUERS_EVERY: Duration = Duration::from_secs(5);
+
+/// Everything a ledger needs to know.
+pub(crate) struct LedgerConfig {
+    pub(crate) database_url: String,
+    pub(crate) nats_url: String,
+    pub(crate) audience: String,
+    pub(crate) roots: Vec<RootToken>,
+    pub(crate) issuers: IssuersSource,
+    pub(crate) tuning: TuningArgs,
+}
+
+/// Where the rights come from.
+pub(crate) enum IssuersSource {
+    /// The shipped ones.
+    Shipped,
+    /// A file that may change.
+    File(PathBuf),
+}
+
+impl IssuersSource {
+    fn read(&self) -> Result<String> {
+        match self {
+            IssuersSource::Shipped => Ok(settings::ISSUERS.to_owned()),
+            IssuersSource::File(file) => {
+                std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
+            }
+        }
+    }
+}
+
+/// A running ledger.
+pub(crate) struct Ledger {
+    parts: JoinSet<Result<()>>,
+    stop: CancellationToken,
+    /// How each part is doing.
+    pub(crate) health: Arc<Health>,
+    /// The lane's last committed position.
+    pub(crate) committed: watch::Receiver<Position>,
+    /// Where the projections are.
+    pub(crate) projected: watch::Receiver<Position>,
+}
+
+impl Ledger {
+    /// Starts every part and waits until the lane leads.
+    pub(crate) async fn start(config: LedgerConfig) -> Result<Self> {
+        let issuers = config.issuers.read()?;
+        let (rules, watched_rules) =
+            watch::channel(Arc::new(settings::rules(&config.roots, &issuers, &config.audience)?));
+        let intake = bus::connect(&config.nats_url, "holdfast lane").await?;
+        bus::ensure_streams(&intake).await?;
+        let answers = bus::connect(&config.nats_url, "holdfast outcomes").await?;
+        let events = bus::connect(&config.nats_url, "holdfast relay").await?;
+        let (committed_sender, committed) = watch::channel(Position::default());
+        let (projected_sender, projected) = watch::channel(Position::default());
+        let (published, _) = watch::channel(Position::default());
+        let health = Arc::new(Health::default());
+        health.ill("lane", "starting");
+        let stop = CancellationToken::new();
+        let lane = Lane {
+            config: LaneConfig {
+                database_url: config.database_url.clone(),
+                partition: PARTITION,
+                assets: config.tuning.assets()?,
+                keep: config.tuning.keep(),
+                accounts_max: config.tuning.accounts_max,
+            },
+            rules: watched_rules,
+            intake,
+            answers,
+            clock: Arc::new(SystemClock),
+            committed: committed_sender,
+            health: Arc::clone(&health),
+        };
+        let projector = Projector {
+            url: config.database_url.clone(),
+            partition: PARTITION,
+            committed: committed.clone(),
+            checkpoint: projected_sender,
+        };
+        let relay = Relay {
+            database_url: config.database_url.clone(),
+            partition: PARTITION,
+            audience: config.audience.clone(),
+            client: events,
+            committed: committed.clone(),
+            published,
+            health: Arc::clone(&health),
+        };
+        let mut parts = JoinSet::new();
+        let token = stop.clone();
+        parts.spawn(async move { Ok(lane.run(token).await?) });
+        let token = stop.clone();
+        parts.spawn(async move {
+            projector.run(token).await;
+            Ok(())
+        });
+        let token = stop.clone();
+        parts.spawn(async move {
+            relay.run(token).await;
+            Ok(())
+        });
+        parts.spawn(follow_issuers(config, rules, stop.clone()));
+        let mut ledger = Ledger { parts, stop, health, committed, projected };
+        ledger.leading().await?;
+        Ok(ledger)
+    }
+
+    /// Waits until the lane leads, or until a part gives up.
+    async fn leading(&mut self) -> Result<()> {
+        loop {
+            if self.health.parts().get("lane").is_some_and(Option::is_none) {
+                return Ok(());
+            }
+            tokio::select! {
+                ended = self.parts.join_next() => return ended_early(ended),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+        }
+    }
+
+    /// Adds a part that is stopped with the others.
+    pub(crate) fn spawn(&mut self, part: impl Future<Output = Result<()>> + Send + 'static) {
+        self.parts.spawn(part);
+    }
+
+    /// What tells the parts to stop.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Waits for a part to end by itself, which is always an error.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        let ended = self.parts.join_next().await;
+        ended_early(ended).expect_err("a part that ends early is an error")
+    }
+
+    /// Tells every part to stop and waits.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.stop.cancel();
+        let all = async {
+            while let Some(ended) = self.parts.join_next().await {
+                ended??;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(STOP_WITHIN, all).await.context("the ledger did not stop in time")?
+    }
+}
+
+fn ended_early(ended: Option<Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
+    match ended {
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(error)) => Err(error.into()),
+        Some(Ok(Ok(()))) | None => bail!("a part of the ledger ended by itself"),
+    }
+}
+
+/// Takes up changes of the issuers' file. A file that cannot be read changes nothing.
+async fn follow_issuers(
+    config: LedgerConfig,
+    rules: watch::Sender<Arc<Rules>>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut last = config.issuers.read()?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(ISSUERS_EVERY) => {}
+        }
+        let read = config.issuers.read().and_then(|text| {
+            let changed = text != last;
+            let rules =
+                changed.then(|| settings::rules(&config.roots, &text, &config.audience)).transpose()?;
+            Ok((text, rules))
+        });
+        match read {
+            Ok((text, Some(changed))) => {
+                tracing::info!("the issuers' file has changed and is in force");
+                rules.send_replace(Arc::new(changed));
+                last = text;
+            }
+            Ok((_, None)) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the issuers' file was not taken up; the rights before stay in force")
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The projector: follows the log and keeps the live tables.
+
+use std::time::Duration;
+
+use holdfast_core::Position;
+use holdfast_store::connect::connect;
+use holdfast_store::{Role, StoreError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::fold::step;
+use crate::tables::Tables;
+
+/// How often the log is looked at when nobody says that it grew.
+const POLL: Duration = Duration::from_millis(200);
+/// How long to wait after an error before the next try.
+const BACKOFF: Duration = Duration::from_millis(500);
+
+/// Follows one partition.
+pub struct Projector {
+    /// The database.
+    pub url: String,
+    /// The partition.
+    pub partition: i16,
+    /// The lane's last committed position, to wake by.
+    pub committed: watch::Receiver<Position>,
+    /// Where the tables are, for those who wait for it.
+    pub checkpoint: watch::Sender<Position>,
+}
+
+impl Projector {
+    /// Runs until told to stop. An error is logged and tried again from the checkpoint.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.follow() => {
+                    let Err(error) = result;
+                    tracing::warn!(%error, "the projector goes on from its checkpoint");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(BACKOFF) => {}
+            }
+        }
+    }
+
+    async fn follow(&mut self) -> Result<std::convert::Infallible, StoreError> {
+        let mut connection = connect(&self.url, Role::Projector).await?;
+        let mut at = Position::default();
+        loop {
+            let next = step(&mut connection, Tables::Live, self.partition).await?;
+            self.checkpoint.send_replace(next);
+            let committed = self.committed.borrow_and_update().0;
+            metrics::gauge!("holdfast_projector_position").set(approximate(next.0));
+            metrics::gauge!("holdfast_projector_lag_events").set(approximate((committed - next.0).max(0)));
+            if next == at {
+                // Whoever wakes us may be another process that cannot; hence the poll.
+                let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
+            }
+            at = next;
+        }
+    }
+}
+
+/// Metrics are floats; positions stay exact far beyond any log that exists.
+#[allow(clippy::cast_precision_loss)]
+fn approximate(count: i64) -> f64 {
+    count as f64
+}

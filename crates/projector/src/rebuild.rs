@@ -1,0 +1,64 @@
+//! Folding the whole log again beside the live tables, then swapping the two.
+//!
+//! **Correctness.** Readers go on with the live tables until the new ones are at least as far;
+//! the swap happens in the transaction that folds the rest, while nobody else can fold. A crash
+//! before it leaves the live tables as they were; starting again begins from nothing.
+
+use holdfast_core::Position;
+use holdfast_store::connect::connect;
+use holdfast_store::{Role, StoreError, head};
+use sqlx::PgConnection;
+
+use crate::fold::{step, step_inside};
+use crate::load;
+use crate::tables::Tables;
+
+/// Rebuilds the projections of `partition` and answers the position that they were swapped at.
+/// `progress` hears the position folded to and the head.
+pub async fn rebuild(
+    url: &str,
+    partition: i16,
+    mut progress: impl FnMut(Position, Position),
+) -> Result<Position, StoreError> {
+    let mut connection = connect(url, Role::Projector).await?;
+    clear(&mut connection).await?;
+    let mut at = Position::default();
+    loop {
+        let next = step(&mut connection, Tables::Next, partition).await?;
+        progress(next, head::read(&mut connection, partition).await?.position);
+        if next == at {
+            break;
+        }
+        at = next;
+    }
+    swap(&mut connection, partition).await
+}
+
+async fn clear(connection: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql(
+        "TRUNCATE projection_next.account, projection_next.hold, projection_next.activity, projection_next.book;
+         UPDATE projection_next.checkpoint SET position = 0",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn swap(connection: &mut PgConnection, partition: i16) -> Result<Position, StoreError> {
+    sqlx::query("BEGIN").execute(&mut *connection).await?;
+    let result = catch_up_and_swap(connection, partition).await;
+    let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    sqlx::query(end).execute(connection).await?;
+    result
+}
+
+async fn catch_up_and_swap(connection: &mut PgConnection, partition: i16) -> Result<Position, StoreError> {
+    // The first step locks out the live projector; from then on its checkpoint stands still.
+    let mut at = step_inside(connection, Tables::Next, partition).await?;
+    let live = load::checkpoint(connection, partition).await?;
+    while at < live {
+        at = step_inside(connection, Tables::Next, partition).await?;
+    }
+    sqlx::query("SELECT projection_swap()").execute(connection).await?;
+    Ok(at)
+}

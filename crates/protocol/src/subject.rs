@@ -1,0 +1,76 @@
+//! NATS subjects, made from authenticated fields only.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use holdfast_core::{CommandId, Kind};
+
+/// The longest account id that is carried in a subject as it is.
+const PLAIN_TOKEN_MAX: usize = 64;
+
+/// An account id as one subject token: itself when it is `[A-Za-z0-9_-]{1,64}`, otherwise `~` and
+/// the base64url of its UTF-8, since `.`, `*`, `>` and spaces mean something in subjects.
+#[must_use]
+pub fn account_token(account: &str) -> String {
+    let plain = (1..=PLAIN_TOKEN_MAX).contains(&account.len()) && is_token(account);
+    if plain { account.to_owned() } else { format!("~{}", URL_SAFE_NO_PAD.encode(account)) }
+}
+
+/// The account id that [`account_token`] carried.
+#[must_use]
+pub fn account_of_token(token: &str) -> Option<String> {
+    match token.strip_prefix('~') {
+        Some(encoded) => String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok(),
+        None => Some(token.to_owned()),
+    }
+}
+
+/// Whether every character is one of `A-Za-z0-9_-`.
+#[must_use]
+pub fn is_token(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Where a command is published.
+#[must_use]
+pub fn command(issuer: &str, verb: &str, account: &str) -> String {
+    format!("ledger.cmd.{issuer}.{verb}.{}", account_token(account))
+}
+
+/// Where its outcome is told.
+#[must_use]
+pub fn outcome(issuer: &str, reply: &str, id: CommandId) -> String {
+    format!("ledger.rsp.{issuer}.{reply}.{id}")
+}
+
+/// What an instance of a service subscribes to for all its outcomes.
+#[must_use]
+pub fn outcomes(issuer: &str, reply: &str) -> String {
+    format!("ledger.rsp.{issuer}.{reply}.*")
+}
+
+/// Where an event is published.
+#[must_use]
+pub fn event(kind: Kind, account: &str) -> String {
+    format!("ledger.evt.{kind}.{}", account_token(account))
+}
+
+/// Where a refused message is recorded.
+#[must_use]
+pub fn refused(reason: &str) -> String {
+    format!("ledger.dlq.{reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_account_id_is_one_token_and_reads_back() {
+        for account in ["user-1", "ann@example.com", "a b", "naïve-ü", "*", ">", "a.b", "~x", &"x".repeat(65)]
+        {
+            let token = account_token(account);
+            assert!(!token.contains(['.', '*', '>', ' ']), "{token}");
+            assert_eq!(account_of_token(&token).as_deref(), Some(account));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Verification: from bytes that anybody may have published to a command that is believed.
+//!
+//! **Shape.** The lane calls [`verify`], which answers [`Silent`] for whatever is not authentic
+//! (nobody is told, since a forger learns from answers), then [`Authentic::command`], whose
+//! errors the caller is told.
+//!
+//! **Correctness.** The checks run in this order: size, strict parse, key known and not revoked,
+//! MAC, verb allowed, subject and audience, `iat` against the stored time. Nothing before the MAC
+//! is trusted to be more than bytes. `exp` is no check: it is decided, after the look-up of
+//! duplicates.
+
+use holdfast_core::chain::{Hash, fingerprint};
+use holdfast_core::{AccountId, Command, Intent, Issuer, Refusal, Timestamp, Verb};
+
+use crate::envelope::{ENVELOPE_MAX_BYTES, Envelope};
+use crate::issuers::Issuers;
+use crate::keys::{Accepted, Keyring};
+use crate::subject;
+
+/// How far `iat` may be from the stored time, either way. The stored time is JetStream's, not the
+/// wall clock: a backlog must survive an outage of the ledger.
+pub const IAT_WINDOW_MS: u64 = 300_000;
+
+/// Why a message is passed over without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it; docs/envelope.md has a sentence for each")]
+pub enum Silent {
+    TooLarge,
+    Malformed,
+    UnknownKey,
+    RevokedKey,
+    BadSignature,
+    VerbNotAllowed,
+    WrongSubject,
+    WrongAudience,
+    StaleIat,
+}
+
+impl Silent {
+    /// The reason in metrics and in `ledger.dlq.<reason>`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Silent::TooLarge => "too_large",
+            Silent::Malformed => "malformed",
+            Silent::UnknownKey => "unknown_key",
+            Silent::RevokedKey => "revoked_key",
+            Silent::BadSignature => "bad_signature",
+            Silent::VerbNotAllowed => "verb_not_allowed",
+            Silent::WrongSubject => "wrong_subject",
+            Silent::WrongAudience => "wrong_audience",
+            Silent::StaleIat => "stale_iat",
+        }
+    }
+}
+
+/// What commands are checked against.
+#[derive(Debug)]
+pub struct Rules {
+    /// The keys.
+    pub keyring: Keyring,
+    /// The rights.
+    pub issuers: Issuers,
+    /// This deployment.
+    pub audience: String,
+}
+
+/// A message as JetStream delivered it.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// The subject it was published on.
+    pub subject: &'a str,
+    /// When JetStream stored it.
+    pub stored_at: Timestamp,
+    /// What was published.
+    pub payload: &'a [u8],
+}
+
+/// An envelope whose signature holds; its body may still make no sense.
+#[derive(Debug)]
+pub struct Authentic<'a> {
+    envelope: Envelope<'a>,
+    verb: Verb,
+    /// The key that it was signed with.
+    pub key: &'a Accepted,
+}
+
+/// Checks a message up to, not including, its body.
+pub fn verify<'a>(rules: &'a Rules, received: Received<'a>) -> Result<Authentic<'a>, Silent> {
+    if received.payload.len() > ENVELOPE_MAX_BYTES {
+        return Err(Silent::TooLarge);
+    }
+    let envelope = Envelope::parse(received.payload).map_err(|_| Silent::Malformed)?;
+    let key = authenticate(&rules.keyring, &envelope)?;
+    let verb: Verb = envelope.verb.parse().map_err(|_| Silent::VerbNotAllowed)?;
+    if !rules.issuers.may_use(&key.issuer, verb) {
+        return Err(Silent::VerbNotAllowed);
+    }
+    if !is_subject_of(&envelope, received.subject) {
+        return Err(Silent::WrongSubject);
+    }
+    if envelope.aud != rules.audience {
+        return Err(Silent::WrongAudience);
+    }
+    let stored_ms = u64::try_from(received.stored_at.millis()).unwrap_or(0);
+    if envelope.iat.abs_diff(stored_ms) > IAT_WINDOW_MS {
+        return Err(Silent::StaleIat);
+    }
+    Ok(Authentic { envelope, verb, key })
+}
+
+/// Whether the message was published where its fields say. The stream may have added a partition's
+/// number behind it.
+fn is_subject_of(envelope: &Envelope<'_>, received: &str) -> bool {
+    let expected = subject::command(&envelope.iss, &envelope.verb, &envelope.account);
+    match received.strip_prefix(&expected) {
+        Some("") => true,
+        Some(rest) => {
+            rest.strip_prefix('.').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        }
+        None => false,
+    }
+}
+
+/// The key whose signature holds. Every signature is tried; the issuer must be the key's own.
+fn authenticate<'a>(keyring: &'a Keyring, envelope: &Envelope<'_>) -> Result<&'a Accepted, Silent> {
+    let mut failure = Silent::UnknownKey;
+    let mut believed = None;
+    for (kid, mac) in envelope.sig.iter() {
+        let Some(key) = keyring.find(kid).filter(|key| key.issuer.as_str() == envelope.iss) else { continue };
+        if key.revoked {
+            failure = Silent::RevokedKey;
+        } else if key.command.verify(&envelope.preimage(kid), mac) {
+            believed = believed.or(Some(key));
+        } else {
+            failure = Silent::BadSignature;
+        }
+    }
+    believed.ok_or(failure)
+}
+
+impl Authentic<'_> {
+    /// The command, its body read.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidCommand`] for the caller, naming the field.
+    pub fn command(&self) -> Result<Command, Refusal> {
+        let account =
+            AccountId::new(&self.envelope.account).map_err(|error| Refusal::invalid("account", error))?;
+        let issuer = self.key.issuer.clone();
+        let intent = Intent::parse(self.verb, self.envelope.body(), &issuer, self.envelope.id)?;
+        let expires_at = Timestamp::from_millis(self.envelope.exp);
+        Ok(Command { issuer, id: self.envelope.id, account, expires_at, intent })
+    }
+
+    /// The envelope.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope<'_> {
+        &self.envelope
+    }
+
+    /// Who signed it.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        &self.key.issuer
+    }
+
+    /// Where its outcome goes; nowhere when nobody waits.
+    #[must_use]
+    pub fn reply_subject(&self) -> Option<String> {
+        let reply = &self.envelope.reply;
+        (!reply.is_empty()).then(|| subject::outcome(&self.envelope.iss, reply, self.envelope.id))
+    }
+
+    /// What it says, without who says it and when.
+    #[must_use]
+    pub fn fingerprint(&self) -> Hash {
+        fingerprint(&self.envelope.verb, &self.envelope.account, self.envelope.body())
+    }
+}

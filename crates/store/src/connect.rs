@@ -1,0 +1,67 @@
+//! Connections, each bound to one database role from its first statement.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection};
+
+use crate::error::StoreError;
+
+/// How long a pool waits for a free connection before it says that there is none.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a connection may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Add to the log and read everything.
+    Writer,
+    /// Read the log and write projections.
+    Projector,
+    /// Read everything.
+    Reader,
+    /// Whatever the URL's user may: for migrating and for `doctor`.
+    Login,
+}
+
+impl Role {
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Role::Writer => Some("holdfast_writer"),
+            Role::Projector => Some("holdfast_projector"),
+            Role::Reader => Some("holdfast_reader"),
+            Role::Login => None,
+        }
+    }
+}
+
+/// The options to connect to `url` as `role`. The role is part of the handshake, so there is no
+/// moment in which the connection may do more.
+pub fn options(url: &str, role: Role) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(url)?.application_name("holdfast").disable_statement_logging();
+    Ok(match role.name() {
+        Some(name) => options.options([("role", name)]),
+        None => options,
+    })
+}
+
+/// One connection.
+pub async fn connect(url: &str, role: Role) -> Result<PgConnection, StoreError> {
+    Ok(options(url, role)?.connect().await?)
+}
+
+/// A pool of at most `size` connections.
+pub fn pool(url: &str, role: Role, size: u32) -> Result<PgPool, StoreError> {
+    let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(ACQUIRE_TIMEOUT);
+    Ok(pool.connect_lazy_with(options(url, role)?))
+}
+
+/// Brings the database to the newest schema.
+pub async fn migrate(url: &str) -> Result<(), StoreError> {
+    let mut connection = connect(url, Role::Login).await?;
+    let migrations = sqlx::migrate!("../../migrations");
+    migrations
+        .run(&mut connection)
+        .await
+        .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))
+}

@@ -1,0 +1,23 @@
+//! The log on Postgres: append behind a fence, look up, read by position.
+//!
+//! **Shape.** The lane owns one [`Writer`]; everybody else reads through [`read`]. No rule of
+//! billing is known here: a [`Record`] comes in whole, hashed and numbered.
+//!
+//! **Correctness.** A commit is one statement that updates the head of its partition, on the
+//! condition that epoch and position are still the writer's, and inserts from what that update
+//! returned. A writer that was replaced updates nothing and so inserts nothing.
+
+pub mod connect;
+pub mod error;
+pub mod head;
+pub mod lookup;
+pub mod read;
+pub mod record;
+pub mod safety;
+pub mod writer;
+
+pub use connect::Role;
+pub use error::StoreError;
+pub use head::{Applied, Head};
+pub use record::{Record, Row};
+pub use writer::Writer;
