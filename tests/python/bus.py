@@ -72,12 +72,11 @@ async def connect(url: str, complaints: list[str]) -> Client:
             password=unquote(parts.password or ""),
             error_cb=complain,
             allow_reconnect=False,
-            max_reconnect_attempts=0,
+            max_reconnect_attempts=1,  # The client reads 0 as "for ever".
         )
     except (OSError, nats.errors.Error, asyncio.TimeoutError) as error:
-        raise Unreachable(
-            f"{parts.username} cannot log in: {error!r}; the server said {complaints[-1:]}"
-        ) from error
+        said = f"{error!r}; the server said {complaints[-1:]}"
+        raise Unreachable(f"{parts.username} cannot log in: {said}") from error
 
 
 def told(message: Msg) -> str:

@@ -4,6 +4,7 @@
 //! `cargo test --workspace` built.
 
 pub mod books;
+pub mod http;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -105,6 +106,18 @@ impl Serve {
     }
 }
 
+/// Runs `holdfast` with these arguments against the tenant's servers.
+pub async fn run(tenant: &Tenant, arguments: &[&str]) -> Result<std::process::Output> {
+    let mut command = Command::new(binary()?);
+    command.args(arguments);
+    command.env("INTERNAL_SERVICE_TOKEN", TOKEN);
+    command.env("HOLDFAST_DATABASE_URL", &tenant.database_url);
+    command.env("HOLDFAST_NATS_URL", tenant.nats_url("ledger"));
+    command.env("HOLDFAST_AUDIENCE", AUDIENCE);
+    command.env("NATS_URL", tenant.nats_url("operator"));
+    Ok(tokio::time::timeout(SOON, command.output()).await.context("it did not end")??)
+}
+
 /// The keys of `issuer`.
 pub fn keys(issuer: &str) -> Result<ClientKeys> {
     let root = RootToken::new(&SecretString::from(TOKEN))?;
@@ -134,7 +147,7 @@ impl Caller {
     /// Sends a command under this id.
     pub async fn send_as(&self, id: Uuid, verb: Verb, account: &str, body: &str) -> Result<Outcome> {
         let body = RawValue::from_string(body.to_owned())?;
-        Ok(self.0.send(Request { id, verb, account, body: &body, within: SOON }).await?)
+        Ok(self.0.send(Request { id, verb, account, body: &body, within: SOON, valid_for: SOON }).await?)
     }
 
     /// Opens an account and puts `amount` into it.

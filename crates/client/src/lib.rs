@@ -17,8 +17,10 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Timestamp, Verb};
-use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature_holds};
+use holdfast_protocol::outcome::{FINGERPRINT_HEADER, SIGNATURE_HEADER, signature_holds};
+use holdfast_protocol::token::hex;
 use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
@@ -70,11 +72,21 @@ pub struct Request<'a> {
     pub account: &'a str,
     /// The body: JSON, sent to the byte.
     pub body: &'a RawValue,
-    /// How long to wait, and for how long the command is worth deciding.
+    /// How long to wait for the outcome.
     pub within: Duration,
+    /// For how long the command is worth deciding, where that matters (`exp`). A caller who will
+    /// come back with the same id wants longer than it waits now.
+    pub valid_for: Duration,
 }
 
-type Waiters = Mutex<HashMap<CommandId, Vec<oneshot::Sender<Outcome>>>>;
+type Waiters = Mutex<HashMap<CommandId, Vec<Waiter>>>;
+
+/// Somebody who waits for the outcome of one command.
+struct Waiter {
+    /// In hexadecimal, as the header of the outcome has it.
+    fingerprint: String,
+    outcome: oneshot::Sender<Outcome>,
+}
 
 /// A connection to the ledger. Cheap to clone.
 #[derive(Clone)]
@@ -114,7 +126,8 @@ impl Client {
     pub async fn send(&self, request: Request<'_>) -> Result<Outcome, ClientError> {
         let draft = self.draft(&request, &self.instance);
         let (subject, payload) = (draft.subject(&self.options.keys.issuer), self.sign(&draft));
-        let waiting = self.wait_for(request.id);
+        let said = fingerprint(request.verb.as_str(), request.account, request.body.get().as_bytes());
+        let waiting = self.wait_for(request.id, hex(&said));
         let mut outcome = waiting.outcome;
         let deadline = Instant::now() + request.within;
         loop {
@@ -152,10 +165,10 @@ impl Client {
         draft.sign(&self.options.keys).into()
     }
 
-    fn wait_for(&self, id: CommandId) -> Waiting {
+    fn wait_for(&self, id: CommandId, fingerprint: String) -> Waiting {
         let (sender, outcome) = oneshot::channel();
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        waiters.entry(id).or_default().push(sender);
+        waiters.entry(id).or_default().push(Waiter { fingerprint, outcome: sender });
         drop(waiters);
         Waiting { outcome, _entry: Entry { id, waiters: Arc::clone(&self.waiters) } }
     }
@@ -170,7 +183,7 @@ pub fn signed(options: &ClientOptions, request: &Request<'_>) -> (String, Bytes)
 
 fn draft<'a>(options: &'a ClientOptions, request: &Request<'a>, reply: &'a str) -> Draft<'a> {
     let now = Timestamp::from_millis(now_millis());
-    let within = u64::try_from(request.within.as_millis()).unwrap_or(u64::MAX);
+    let valid_ms = u64::try_from(request.valid_for.as_millis()).unwrap_or(u64::MAX);
     Draft {
         id: request.id,
         audience: &options.audience,
@@ -178,7 +191,7 @@ fn draft<'a>(options: &'a ClientOptions, request: &Request<'a>, reply: &'a str) 
         account: request.account,
         reply,
         issued_at: now,
-        expires_at: now.plus_millis(within),
+        expires_at: now.plus_millis(valid_ms),
         body: request.body,
     }
 }
@@ -188,20 +201,22 @@ fn now_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Gives an outcome to everybody who waits for it, if it is authentic.
+/// Gives an outcome to everybody who waits for it, if it is authentic. Who sent another command
+/// under the same id waits for another outcome.
 fn deliver(waiters: &Waiters, keys: &ClientKeys, message: &Message) {
-    let header = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
-    let authentic = header.is_some_and(|header| {
-        signature_holds(&keys.outcome, &message.subject, &message.payload, header.as_str())
-    });
+    let header = |name| message.headers.as_ref()?.get(name).map(|value| value.as_str());
+    let authentic = header(SIGNATURE_HEADER)
+        .is_some_and(|header| signature_holds(&keys.outcome, &message.subject, &message.payload, header));
     let outcome = serde_json::from_slice::<Outcome>(&message.payload);
     let (true, Ok(outcome)) = (authentic, outcome) else {
         tracing::warn!(subject = %message.subject, "an outcome that the ledger did not sign was dropped");
         return;
     };
-    let waiting = waiters.lock().unwrap_or_else(PoisonError::into_inner).remove(&outcome.id);
-    for waiter in waiting.unwrap_or_default() {
-        let _ = waiter.send(outcome.clone());
+    let fingerprint = header(FINGERPRINT_HEADER);
+    let mut waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(waiting) = waiters.get_mut(&outcome.id) else { return };
+    for waiter in waiting.extract_if(.., |waiter| Some(waiter.fingerprint.as_str()) == fingerprint) {
+        let _ = waiter.outcome.send(outcome.clone());
     }
 }
 
@@ -221,7 +236,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = waiters.get_mut(&self.id) {
-            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.retain(|waiter| !waiter.outcome.is_closed());
             if waiting.is_empty() {
                 waiters.remove(&self.id);
             }

@@ -138,6 +138,9 @@ pub struct Capture {
     /// Whether this settles the hold and frees the rest; true unless given.
     #[serde(default, rename = "final", skip_serializing_if = "Option::is_none")]
     pub is_final: Option<bool>,
+    /// Why this much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Note>,
 }
 
 /// Frees a hold that is not needed.

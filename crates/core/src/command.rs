@@ -146,12 +146,7 @@ pub enum Intent {
         reason: Option<Note>,
     },
     Reserve(Reserve),
-    Capture {
-        hold: HoldId,
-        amount: Option<Decimal>,
-        #[serde(rename = "final")]
-        is_final: bool,
-    },
+    Capture(Capture),
     Release {
         hold: HoldId,
         reason: Option<Note>,
@@ -187,6 +182,17 @@ pub struct Reserve {
     pub late: Option<Late>,
     pub job_id: Option<JobId>,
     pub saga: Option<JobId>,
+}
+
+/// A capture with its hold resolved.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "members are documented at the body of the same name")]
+pub struct Capture {
+    pub hold: HoldId,
+    pub amount: Option<Decimal>,
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    pub reason: Option<Note>,
 }
 
 impl Intent {
@@ -242,7 +248,7 @@ impl Intent {
             Intent::ReverseTopUp { .. } => Verb::ReverseTopUp,
             Intent::Deduct { .. } => Verb::Deduct,
             Intent::Reserve(_) => Verb::Reserve,
-            Intent::Capture { .. } => Verb::Capture,
+            Intent::Capture(_) => Verb::Capture,
             Intent::Release { .. } => Verb::Release,
             Intent::Extend { .. } => Verb::Extend,
             Intent::Increase { .. } => Verb::Increase,
@@ -256,7 +262,7 @@ impl Intent {
     pub fn hold(&self) -> Option<HoldId> {
         match self {
             Intent::Reserve(reserve) => Some(reserve.hold),
-            Intent::Capture { hold, .. }
+            Intent::Capture(Capture { hold, .. })
             | Intent::Release { hold, .. }
             | Intent::Extend { hold, .. }
             | Intent::Increase { hold, .. }
@@ -348,7 +354,7 @@ fn capture(body: body::Capture, keys: &Keys<'_>) -> Result<Intent, Refusal> {
         return Err(Refusal::invalid("amount", "may be zero only in a final capture"));
     }
     let hold = keys.hold(body.hold, body.job_id.as_ref())?;
-    Ok(Intent::Capture { hold, amount: body.amount, is_final })
+    Ok(Intent::Capture(Capture { hold, amount: body.amount, is_final, reason: body.reason }))
 }
 
 fn positive(amount: Decimal) -> Result<Decimal, Refusal> {

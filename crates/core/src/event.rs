@@ -144,9 +144,17 @@ pub enum Fact {
         released: Units,
         #[serde(rename = "final")]
         is_final: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Note>,
     },
     /// A hold that had ended was charged after all, and is settled now.
-    CapturedLate { hold: HoldId, charged: Units, absorbed: Units },
+    CapturedLate {
+        hold: HoldId,
+        charged: Units,
+        absorbed: Units,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Note>,
+    },
     /// A hold was freed, or (a tombstone) can never be reserved.
     Released {
         hold: HoldId,

@@ -91,7 +91,7 @@ fn apply(account: &mut Account, event: &Event) -> Option<()> {
         Fact::Reserved { hold, amount, expires_at, policies, .. } => {
             reserve(account, event, *hold, *amount, *expires_at, *policies)?;
         }
-        Fact::Captured { hold, held, drawn, absorbed, released, is_final } => {
+        Fact::Captured { hold, held, drawn, absorbed, released, is_final, .. } => {
             let freed = held.checked_add(*released)?;
             account.posted = account.posted.checked_sub(held.checked_add(*drawn)?)?;
             account.held = account.held.checked_sub(freed)?;
@@ -103,7 +103,7 @@ fn apply(account: &mut Account, event: &Event) -> Option<()> {
                 end(hold, HoldStatus::Settled, event);
             }
         }
-        Fact::CapturedLate { hold, charged, absorbed } => {
+        Fact::CapturedLate { hold, charged, absorbed, .. } => {
             account.posted = account.posted.checked_sub(*charged)?;
             let hold = account.holds.get_mut(hold)?;
             if !matches!(hold.status, HoldStatus::Released | HoldStatus::Expired) {

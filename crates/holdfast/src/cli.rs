@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{send, token};
+use crate::commands::{relay, send, token};
 use crate::output::Output;
 use crate::settings::{DatabaseArgs, ServeArgs};
 
@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Make, derive and check the secrets that commands are signed with.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Mend the stream of events.
+    #[command(subcommand)]
+    Relay(relay::RelayCommand),
     /// Sign and send a command, and wait for its outcome.
     Send(send::SendArgs),
 }

@@ -4,8 +4,10 @@
 
 mod cli;
 mod commands;
+mod monitor;
 mod output;
 mod runtime;
+mod services;
 mod settings;
 
 use std::process::ExitCode;

@@ -4,26 +4,38 @@
 //! lets the batch under way finish. A part that ends by itself ends the whole: a lane that was
 //! fenced must not leave a façade behind that promises what nobody decides.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use holdfast_core::Position;
+use holdfast_client::{Client, ClientOptions};
+use holdfast_core::{Issuer, Position};
 use holdfast_engine::{Health, Lane, LaneConfig, Relay, SystemClock, bus};
+use holdfast_http::{Facade, FacadeConfig};
 use holdfast_projector::Projector;
-use holdfast_protocol::RootToken;
 use holdfast_protocol::verify::Rules;
+use holdfast_protocol::{ClientKeys, RootToken};
+use holdfast_store::Role;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::monitor::LedgerMonitor;
+use crate::services::Services;
 use crate::settings::{self, TuningArgs};
 
 /// The only partition there is for now.
 pub(crate) const PARTITION: i16 = 0;
 /// How long parts may take to finish once told to.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
+/// Connections that answer reads.
+const READERS: u32 = 8;
+/// The generation of the façade's own keys.
+const HTTP_GENERATION: u32 = 1;
 /// How often the issuers' file is looked at.
 const ISSUERS_EVERY: Duration = Duration::from_secs(5);
 
@@ -31,6 +43,9 @@ const ISSUERS_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct LedgerConfig {
     pub(crate) database_url: String,
     pub(crate) nats_url: String,
+    pub(crate) http_nats_url: String,
+    /// Where the façade listens.
+    pub(crate) http: String,
     pub(crate) audience: String,
     pub(crate) roots: Vec<RootToken>,
     pub(crate) issuers: IssuersSource,
@@ -60,17 +75,17 @@ impl IssuersSource {
 pub(crate) struct Ledger {
     parts: JoinSet<Result<()>>,
     stop: CancellationToken,
-    /// How each part is doing.
-    pub(crate) health: Arc<Health>,
-    /// The lane's last committed position.
-    pub(crate) committed: watch::Receiver<Position>,
-    /// Where the projections are.
-    pub(crate) projected: watch::Receiver<Position>,
+    health: Arc<Health>,
+    /// Where the façade listens, with the port that it really got.
+    pub(crate) http: SocketAddr,
 }
 
 impl Ledger {
     /// Starts every part and waits until the lane leads.
     pub(crate) async fn start(config: LedgerConfig) -> Result<Self> {
+        let listener = TcpListener::bind(&config.http).await;
+        let listener = listener.with_context(|| format!("listening on {}", config.http))?;
+        let http = listener.local_addr()?;
         let issuers = config.issuers.read()?;
         let (rules, watched_rules) =
             watch::channel(Arc::new(settings::rules(&config.roots, &issuers, &config.audience)?));
@@ -78,6 +93,7 @@ impl Ledger {
         bus::ensure_streams(&intake).await?;
         let answers = bus::connect(&config.nats_url, "holdfast outcomes").await?;
         let events = bus::connect(&config.nats_url, "holdfast relay").await?;
+        let queries = bus::connect(&config.nats_url, "holdfast services").await?;
         let (committed_sender, committed) = watch::channel(Position::default());
         let (projected_sender, projected) = watch::channel(Position::default());
         let (published, _) = watch::channel(Position::default());
@@ -127,9 +143,11 @@ impl Ledger {
             relay.run(token).await;
             Ok(())
         });
-        parts.spawn(follow_issuers(config, rules, stop.clone()));
-        let mut ledger = Ledger { parts, stop, health, committed, projected };
+        let mut ledger = Ledger { parts, stop, health, http };
         ledger.leading().await?;
+        ledger.open(&config, listener, queries, projected).await?;
+        let follow = follow_issuers(config, rules, ledger.stop.clone());
+        ledger.parts.spawn(follow);
         Ok(ledger)
     }
 
@@ -146,14 +164,39 @@ impl Ledger {
         }
     }
 
-    /// Adds a part that is stopped with the others.
-    pub(crate) fn spawn(&mut self, part: impl Future<Output = Result<()>> + Send + 'static) {
-        self.parts.spawn(part);
-    }
-
-    /// What tells the parts to stop.
-    pub(crate) fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
+    /// Opens the façade and the NATS services.
+    async fn open(
+        &mut self,
+        config: &LedgerConfig,
+        listener: TcpListener,
+        nats: async_nats::Client,
+        projected: watch::Receiver<Position>,
+    ) -> Result<()> {
+        let pool = holdfast_store::connect::pool(&config.database_url, Role::Reader, READERS)?;
+        let health = Arc::clone(&self.health);
+        let monitor =
+            LedgerMonitor { health, pool: pool.clone(), nats: nats.clone(), projected: projected.clone() };
+        let monitor = Arc::new(monitor);
+        let keys = ClientKeys::derive(&config.roots[0], &Issuer::new("http")?, HTTP_GENERATION);
+        let options =
+            ClientOptions { nats_url: config.http_nats_url.clone(), keys, audience: config.audience.clone() };
+        let facade = Facade::new(FacadeConfig {
+            client: Client::connect(options).await?,
+            pool: pool.clone(),
+            partition: PARTITION,
+            projected,
+            monitor: Arc::clone(&monitor) as Arc<dyn holdfast_http::Monitor>,
+            tokens: config.roots.iter().map(|root| root.text().clone()).collect(),
+            docs: config.tuning.docs,
+            metrics: metrics_handle()?,
+        });
+        let stop = self.stop.clone();
+        self.parts.spawn(async move {
+            holdfast_http::server::serve(listener, holdfast_http::router(facade), stop).await;
+            Ok(())
+        });
+        self.parts.spawn(Services { client: nats, pool, monitor }.run(self.stop.clone()));
+        Ok(())
     }
 
     /// Waits for a part to end by itself, which is always an error.
@@ -173,6 +216,14 @@ impl Ledger {
         };
         tokio::time::timeout(STOP_WITHIN, all).await.context("the ledger did not stop in time")?
     }
+}
+
+/// Metrics are recorded by one recorder for the whole process.
+fn metrics_handle() -> Result<PrometheusHandle> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| anyhow::anyhow!("metrics are recorded already"))?;
+    Ok(handle)
 }
 
 fn ended_early(ended: Option<Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {

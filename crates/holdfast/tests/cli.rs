@@ -39,7 +39,8 @@ fn a_new_token_is_strong_and_its_keys_can_be_derived() -> Result<()> {
 
 #[test]
 fn what_is_missing_is_named_with_what_to_do() -> Result<()> {
-    let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 5] = [
         (&["token", "check"], &[], "holdfast token new"),
         (&["token", "check"], &[("INTERNAL_SERVICE_TOKEN", "short")], "at least 32"),
         (&["serve", "--audience", "a"], &[("INTERNAL_SERVICE_TOKEN", TOKEN)], "HOLDFAST_DATABASE_URL"),

@@ -1,7 +1,8 @@
 //! One step of a projection: a run of the log becomes changed rows and a new checkpoint.
 //!
-//! **Correctness.** The step begins by locking out every other fold and the swap, and then reads
-//! the checkpoint: whatever another projector did meanwhile is seen, and nothing is folded twice.
+//! **Correctness.** What is written is written under a lock that keeps out every other fold and
+//! the swap, and only if the checkpoint is still the one that was folded from: nothing is folded
+//! twice, however many projectors there are.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,13 +21,19 @@ const STEP_EVENTS: i64 = 2_000;
 
 /// Folds the next run of the log into `tables`; answers the new checkpoint, which is the old one
 /// when there was nothing to fold.
+///
+/// Everything that is read is read before the lock is taken: a process that is stopped while a
+/// large answer waits for it must not keep the lock from others.
 pub(crate) async fn step(
     connection: &mut PgConnection,
     tables: Tables,
     partition: i16,
 ) -> Result<Position, StoreError> {
+    let Some(run) = Run::read(connection, tables, partition).await? else {
+        return checkpoint(connection, tables, partition).await;
+    };
     sqlx::query("BEGIN").execute(&mut *connection).await?;
-    let result = step_inside(connection, tables, partition).await;
+    let result = run.write_unless_overtaken(connection, tables, partition).await;
     let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
     sqlx::query(end).execute(connection).await?;
     result
@@ -39,17 +46,58 @@ pub(crate) async fn step_inside(
     partition: i16,
 ) -> Result<Position, StoreError> {
     sqlx::query(LOCK).execute(&mut *connection).await?;
-    let checkpoint = checkpoint(connection, tables, partition).await?;
-    let rows = read::after(connection, partition, checkpoint, STEP_EVENTS).await?;
-    let Some(last) = rows.last().map(|row| row.event.position) else { return Ok(checkpoint) };
-    let mut changes = Changes::load(connection, tables, partition, &rows).await?;
-    for row in &rows {
-        changes.apply(&row.event)?;
+    match Run::read(connection, tables, partition).await? {
+        Some(run) => run.write(connection, tables, partition).await,
+        None => checkpoint(connection, tables, partition).await,
     }
-    changes.write(connection, tables, partition).await?;
-    let sql = format!("UPDATE {}.checkpoint SET position = $2 WHERE partition = $1", tables.schema());
-    sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(last.0).execute(connection).await?;
-    Ok(last)
+}
+
+/// A run of the log, folded in memory.
+struct Run {
+    from: Position,
+    to: Position,
+    changes: Changes,
+}
+
+impl Run {
+    async fn read(
+        connection: &mut PgConnection,
+        tables: Tables,
+        partition: i16,
+    ) -> Result<Option<Self>, StoreError> {
+        let from = checkpoint(connection, tables, partition).await?;
+        let rows = read::after(connection, partition, from, STEP_EVENTS).await?;
+        let Some(to) = rows.last().map(|row| row.event.position) else { return Ok(None) };
+        let mut changes = Changes::load(connection, tables, partition, &rows).await?;
+        for row in &rows {
+            changes.apply(&row.event)?;
+        }
+        Ok(Some(Run { from, to, changes }))
+    }
+
+    /// Writes it, or nothing when somebody else has folded meanwhile; answers the checkpoint.
+    async fn write_unless_overtaken(
+        self,
+        connection: &mut PgConnection,
+        tables: Tables,
+        partition: i16,
+    ) -> Result<Position, StoreError> {
+        sqlx::query(LOCK).execute(&mut *connection).await?;
+        let now = checkpoint(connection, tables, partition).await?;
+        if now == self.from { self.write(connection, tables, partition).await } else { Ok(now) }
+    }
+
+    async fn write(
+        self,
+        connection: &mut PgConnection,
+        tables: Tables,
+        partition: i16,
+    ) -> Result<Position, StoreError> {
+        self.changes.write(connection, tables, partition).await?;
+        let sql = format!("UPDATE {}.checkpoint SET position = $2 WHERE partition = $1", tables.schema());
+        sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(self.to.0).execute(connection).await?;
+        Ok(self.to)
+    }
 }
 
 async fn checkpoint(

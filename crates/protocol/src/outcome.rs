@@ -9,6 +9,9 @@ use crate::keys::MacKey;
 
 /// The header that carries an outcome's signature: `<kid>:<mac>`.
 pub const SIGNATURE_HEADER: &str = "Holdfast-Signature";
+/// The header that says which command an outcome answers: its fingerprint, in hexadecimal. Two
+/// commands may share an id, and then only one of them is told that it was carried out.
+pub const FINGERPRINT_HEADER: &str = "Holdfast-Fingerprint";
 const TAG: &[u8] = b"holdfast/outcome/v1";
 
 /// What became of a command. Amounts are decimal strings in whole units of the account's asset.

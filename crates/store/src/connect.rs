@@ -11,6 +11,10 @@ use crate::error::StoreError;
 /// How long a pool waits for a free connection before it says that there is none.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A process that was stopped in the middle of a transaction loses it, and with it its locks, so
+/// that a successor need not wait for it.
+const IDLE_IN_TRANSACTION: &str = "5s";
+
 /// What a connection may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -39,6 +43,7 @@ impl Role {
 /// moment in which the connection may do more.
 pub fn options(url: &str, role: Role) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url)?.application_name("holdfast").disable_statement_logging();
+    let options = options.options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)]);
     Ok(match role.name() {
         Some(name) => options.options([("role", name)]),
         None => options,

@@ -2,26 +2,26 @@
 
 use super::{Ruling, lost_to, units};
 use crate::account::{Account, AccountStatus};
+use crate::command::Capture;
 use crate::event::Fact;
 use crate::hold::{Hold, HoldStatus, Late, Overage};
-use crate::id::HoldId;
-use crate::money::{Decimal, Units};
+use crate::money::Units;
 use crate::rejection::Rejection;
 
-pub(super) fn capture(account: &Account, id: HoldId, amount: Option<Decimal>, is_final: bool) -> Ruling {
-    let given = amount.map(|amount| units("amount", amount, account)).transpose()?;
-    let hold = account.holds.get(&id).ok_or(Rejection::HoldNotFound)?;
+pub(super) fn capture(account: &Account, asked: &Capture) -> Ruling {
+    let given = asked.amount.map(|amount| units("amount", amount, account)).transpose()?;
+    let hold = account.holds.get(&asked.hold).ok_or(Rejection::HoldNotFound)?;
     let wanted = given.unwrap_or(hold.amount);
     match hold.status {
-        HoldStatus::Open => in_time(account, hold, id, wanted, is_final),
+        HoldStatus::Open => in_time(account, hold, asked, wanted),
         HoldStatus::Released | HoldStatus::Expired if hold.late() == Late::Charge => {
-            late(account, hold, id, wanted)
+            late(account, hold, asked, wanted)
         }
         _ => Err(lost_to(hold).into()),
     }
 }
 
-fn in_time(account: &Account, hold: &Hold, id: HoldId, wanted: Units, is_final: bool) -> Ruling {
+fn in_time(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Ruling {
     let held = wanted.min(hold.amount);
     let excess = wanted - held;
     let (drawn, absorbed) = match overage(account, hold) {
@@ -31,8 +31,9 @@ fn in_time(account: &Account, hold: &Hold, id: HoldId, wanted: Units, is_final: 
         Overage::Draw => split(account, excess),
     };
     must_fit(hold, held + drawn, absorbed)?;
-    let released = if is_final { hold.amount - held } else { 0 };
-    Ok(Fact::Captured { hold: id, held, drawn, absorbed, released, is_final })
+    let released = if asked.is_final { hold.amount - held } else { 0 };
+    let (is_final, reason) = (asked.is_final, asked.reason.clone());
+    Ok(Fact::Captured { hold: asked.hold, held, drawn, absorbed, released, is_final, reason })
 }
 
 /// The hold's policy, but a frozen account lets nothing be drawn.
@@ -45,7 +46,7 @@ fn overage(account: &Account, hold: &Hold) -> Overage {
 
 /// A late capture is first bounded by `overage` against what was left when the hold ended; what
 /// may then be charged is taken as far as the balance allows, and the house absorbs the rest.
-fn late(account: &Account, hold: &Hold, id: HoldId, wanted: Units) -> Ruling {
+fn late(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Ruling {
     let bounded = match overage(account, hold) {
         Overage::Reject if wanted > hold.amount => {
             return Err(Rejection::ExceedsHold { held: hold.amount }.into());
@@ -58,7 +59,8 @@ fn late(account: &Account, hold: &Hold, id: HoldId, wanted: Units) -> Ruling {
         AccountStatus::Active | AccountStatus::Frozen => bounded.min(account.takeable()),
     };
     must_fit(hold, charged, wanted - charged)?;
-    Ok(Fact::CapturedLate { hold: id, charged, absorbed: wanted - charged })
+    let reason = asked.reason.clone();
+    Ok(Fact::CapturedLate { hold: asked.hold, charged, absorbed: wanted - charged, reason })
 }
 
 /// What a hold has seen in total must stay countable, however often it is captured in part.

@@ -54,7 +54,7 @@ impl World {
             Err(other) => return other.code().to_owned(),
         };
         let (posted, held) = balances_after(self.account.as_ref(), &fact);
-        let position = Position(self.log.len() as i64 + 1);
+        let position = Position(i64::try_from(self.log.len()).expect("small") + 1);
         let asset = Some(self.account.as_ref().map_or(Asset::USD, |account| account.asset));
         let Command { issuer, id, account, .. } = command;
         let event = Event { position, time: now, issuer, command: id, account, asset, posted, held, fact };
@@ -83,7 +83,7 @@ impl World {
             crate::body::Reference::Command(id) => event.command == id,
         };
         let origin = self.log.iter().find(named)?;
-        let undone = self.log.iter().filter_map(|event| match event.fact {
+        let mut undone = self.log.iter().filter_map(|event| match event.fact {
             Fact::Refunded { of, n, total, .. } | Fact::TopUpReversed { of, n, total, .. }
                 if of == origin.position =>
             {
@@ -91,7 +91,7 @@ impl World {
             }
             _ => None,
         });
-        let (n, undone) = undone.last().unwrap_or((0, 0));
+        let (n, undone) = undone.next_back().unwrap_or((0, 0));
         let moved = Moved::by(&origin.fact);
         Some(Referenced { position: origin.position, account: origin.account.clone(), moved, n, undone })
     }

@@ -20,7 +20,7 @@ mod terms;
 mod cases;
 
 use crate::account::{Account, AccountStatus};
-use crate::command::{Command, Intent};
+use crate::command::{Capture, Command, Intent};
 use crate::event::Fact;
 use crate::hold::{End, Hold, HoldStatus};
 use crate::id::{AccountId, HoldId, Position};
@@ -149,7 +149,7 @@ fn rule(account: Option<&Account>, command: &Command, context: &Context<'_>) -> 
         Intent::Deduct { amount, reason } => charge::deduct(account, *amount, reason.as_ref()),
         Intent::Refund { amount, reason, .. } => charge::refund(account, *amount, reason, context.references),
         Intent::Reserve(reserve) => reserve::reserve(account, reserve, context.now),
-        Intent::Capture { hold, amount, is_final } => capture::capture(account, *hold, *amount, *is_final),
+        Intent::Capture(capture) => capture::capture(account, capture),
         Intent::Release { hold, reason } => release::release(account, *hold, reason.as_ref()),
         Intent::Extend { hold, ttl_ms } => holds::extend(account, *hold, *ttl_ms, context.now),
         Intent::Increase { hold, amount } => holds::increase(account, *hold, *amount),
@@ -177,7 +177,7 @@ fn amount_of(intent: &Intent) -> Option<Decimal> {
         Intent::Reserve(reserve) => Some(reserve.amount),
         Intent::ReverseTopUp { amount, .. }
         | Intent::Refund { amount, .. }
-        | Intent::Capture { amount, .. } => *amount,
+        | Intent::Capture(Capture { amount, .. }) => *amount,
         _ => None,
     }
 }

@@ -1,11 +1,14 @@
 //! Telling outcomes, after their commit and in order, on a connection of their own.
 
 use async_nats::{Client, HeaderMap};
+use holdfast_core::chain::Hash;
 use holdfast_protocol::Outcome;
-use holdfast_protocol::keys::MacKey;
-use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature};
+use holdfast_protocol::outcome::{FINGERPRINT_HEADER, SIGNATURE_HEADER, signature};
+use holdfast_protocol::token::hex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use super::entries::Reply;
 
 /// So many batches of outcomes may wait for the network before the lane waits with them.
 const QUEUE_BATCHES: usize = 64;
@@ -13,14 +16,16 @@ const QUEUE_BATCHES: usize = 64;
 /// An outcome on its way.
 pub(super) struct Answer {
     subject: String,
+    fingerprint: String,
     signature: String,
     payload: Vec<u8>,
 }
 
 impl Answer {
-    pub(super) fn new(subject: String, key: &MacKey, outcome: &Outcome) -> Self {
+    pub(super) fn new(reply: &Reply<'_>, fingerprint: &Hash, outcome: &Outcome) -> Self {
         let payload = outcome.to_bytes();
-        Answer { signature: signature(key, &subject, &payload), subject, payload }
+        let signature = signature(reply.key, &reply.subject, &payload);
+        Answer { subject: reply.subject.clone(), fingerprint: hex(fingerprint), signature, payload }
     }
 }
 
@@ -55,6 +60,7 @@ async fn publish(client: Client, mut waiting: mpsc::Receiver<Vec<Answer>>) {
         for answer in batch {
             let mut headers = HeaderMap::new();
             headers.insert(SIGNATURE_HEADER, answer.signature.as_str());
+            headers.insert(FINGERPRINT_HEADER, answer.fingerprint.as_str());
             // An outcome that does not arrive is asked for again by the command's retry.
             if let Err(error) =
                 client.publish_with_headers(answer.subject, headers, answer.payload.into()).await

@@ -29,17 +29,19 @@ pub(super) struct Entry<'a> {
 /// What a task asks.
 pub(super) enum Asked {
     Silent(Silent),
-    Refused { id: Uuid, account: String, refusal: Refusal },
+    Refused { id: Uuid, account: String, fingerprint: Hash, refusal: Refusal },
     Command { command: Box<Command>, fingerprint: Hash },
 }
 
 impl Asked {
-    /// The command's id and account, when the message is authentic.
-    pub(super) fn names(&self) -> Option<(Uuid, &str)> {
+    /// The command's id, account and fingerprint, when the message is authentic.
+    pub(super) fn names(&self) -> Option<(Uuid, &str, &Hash)> {
         match self {
             Asked::Silent(_) => None,
-            Asked::Refused { id, account, .. } => Some((*id, account)),
-            Asked::Command { command, .. } => Some((command.id, command.account.as_str())),
+            Asked::Refused { id, account, fingerprint, .. } => Some((*id, account, fingerprint)),
+            Asked::Command { command, fingerprint } => {
+                Some((command.id, command.account.as_str(), fingerprint))
+            }
         }
     }
 }
@@ -77,7 +79,13 @@ impl<'a> Entry<'a> {
             }
             Err(refusal) => {
                 let envelope = authentic.envelope();
-                Asked::Refused { id: envelope.id, account: envelope.account.to_string(), refusal }
+                let fingerprint = authentic.fingerprint();
+                Asked::Refused {
+                    id: envelope.id,
+                    account: envelope.account.to_string(),
+                    fingerprint,
+                    refusal,
+                }
             }
         };
         Entry { asked, reply, delivery: Some(delivery) }

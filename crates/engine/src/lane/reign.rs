@@ -276,7 +276,9 @@ impl<'a> Reign<'a> {
         let rows = lookup::positions(self.writer.connection(), partition, &positions).await?;
         let mut answers = Vec::with_capacity(entries.len());
         for (entry, verdict) in entries.iter().zip(&batch.verdicts) {
-            let (Some(reply), Some((id, account))) = (&entry.reply, entry.asked.names()) else { continue };
+            let (Some(reply), Some((id, account, fingerprint))) = (&entry.reply, entry.asked.names()) else {
+                continue;
+            };
             let outcome = match verdict {
                 Verdict::Nothing => continue,
                 Verdict::Refused(refusal) => Outcome::refused(id, account, refusal),
@@ -288,7 +290,7 @@ impl<'a> Reign<'a> {
                     None => return Err(StoreError::Inconsistent(format!("there is no event at {position}"))),
                 },
             };
-            answers.push(Answer::new(reply.subject.clone(), reply.key, &outcome));
+            answers.push(Answer::new(reply, fingerprint, &outcome));
         }
         Ok(answers)
     }

@@ -9,13 +9,14 @@ use holdfast_store::connect::{connect, migrate};
 use holdfast_testkit::nats::ACCOUNTS_CONFIG;
 use holdfast_testkit::{Stack, identity, secrets};
 use secrecy::SecretString;
-use serde_json::json;
+use serde::Serialize;
 use sqlx::Executor;
 
 use super::{Exit, serve, token};
 use crate::cli::DevArgs;
 use crate::output::{self, Output};
 use crate::runtime::{IssuersSource, Ledger, LedgerConfig};
+use crate::settings::TuningArgs;
 
 /// The audience of embedded deployments.
 pub(crate) const AUDIENCE: &str = "ledger.dev";
@@ -25,9 +26,7 @@ const DATABASE: &str = "holdfast";
 pub(crate) struct Dev {
     pub(crate) stack: Stack,
     pub(crate) ledger: Ledger,
-    pub(crate) token_file: Option<PathBuf>,
-    pub(crate) database_url: String,
-    pub(crate) http: String,
+    token_file: Option<PathBuf>,
 }
 
 pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit> {
@@ -42,6 +41,29 @@ pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit> {
     exit
 }
 
+/// The line that `dev --output json` prints; every URL is usable as it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ready {
+    ready: bool,
+    http: String,
+    postgres: String,
+    nats: NatsUrls,
+    audience: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct NatsUrls {
+    operator: String,
+    ledger: String,
+    services: Services,
+}
+
+#[derive(Debug, Serialize)]
+struct Services {
+    backend: String,
+    auth: String,
+}
+
 impl Dev {
     pub(crate) async fn start(args: DevArgs) -> Result<Self> {
         let wanted = args.data.clone().unwrap_or_else(|| PathBuf::from(".holdfast"));
@@ -50,31 +72,33 @@ impl Dev {
         let database_url = prepare_database(&stack).await?;
         let (root, token_file) = root_token(&args, &data)?;
         let config = LedgerConfig {
-            database_url: database_url.clone(),
+            database_url,
             nats_url: stack.nats.url("ledger"),
+            http_nats_url: stack.nats.url("http"),
+            http: args.http,
             audience: AUDIENCE.to_owned(),
             roots: vec![root],
             issuers: IssuersSource::Shipped,
-            tuning: args.tuning,
+            tuning: TuningArgs { docs: true, ..args.tuning },
         };
         let ledger = Ledger::start(config).await?;
-        Ok(Dev { stack, ledger, token_file, database_url, http: args.http })
+        Ok(Dev { stack, ledger, token_file })
     }
 
     /// What programs are told once everything answers.
-    pub(crate) fn ready(&self) -> serde_json::Value {
+    pub(crate) fn ready(&self) -> Ready {
         let nats = |user| self.stack.nats.url(user);
-        json!({
-            "ready": true,
-            "http": format!("http://{}", self.http),
-            "postgres": self.stack.postgres.url(DATABASE),
-            "nats": {
-                "operator": nats("operator"),
-                "ledger": nats("ledger"),
-                "services": {"backend": nats("backend"), "auth": nats("auth")},
+        Ready {
+            ready: true,
+            http: format!("http://{}", self.ledger.http),
+            postgres: self.stack.postgres.url(DATABASE),
+            nats: NatsUrls {
+                operator: nats("operator"),
+                ledger: nats("ledger"),
+                services: Services { backend: nats("backend"), auth: nats("auth") },
             },
-            "audience": AUDIENCE,
-        })
+            audience: AUDIENCE,
+        }
     }
 
     fn describe(&self) -> String {
@@ -83,7 +107,7 @@ impl Dev {
             None => "from INTERNAL_SERVICE_TOKEN".to_owned(),
         };
         let mut table = output::table(&["ready", ""]);
-        table.add_row(["HTTP", &format!("http://{} (docs at /docs)", self.http)]);
+        table.add_row(["HTTP", &format!("http://{} (docs at /docs)", self.ledger.http)]);
         table.add_row(["token", &token]);
         table.add_row(["Postgres", &self.stack.postgres.url(DATABASE)]);
         table.add_row(["NATS, operator", &self.stack.nats.url("operator")]);

@@ -1,9 +1,11 @@
 //! One file a command.
 
 pub(crate) mod dev;
+pub(crate) mod relay;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod token;
+pub(crate) mod views;
 
 use std::process::ExitCode;
 
@@ -54,6 +56,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Dev(args) => dev::run(args, cli.output).await,
         Command::Migrate(args) => serve::migrate(&args).await,
         Command::Token(command) => token::run(&command, cli.output),
+        Command::Relay(command) => relay::run(&command).await,
         Command::Send(args) => send::run(args, cli.output).await,
     }
 }

@@ -62,6 +62,7 @@ pub(crate) async fn run(args: SendArgs, output: Output) -> Result<Exit> {
         account: &args.account,
         body: &body,
         within: Duration::from_secs(args.wait),
+        valid_for: Duration::from_secs(args.wait),
     };
     let nats_url = args.nats_url.clone().unwrap_or_default();
     let options = ClientOptions { nats_url, keys: keys(&args)?, audience: args.audience.clone() };

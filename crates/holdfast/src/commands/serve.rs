@@ -12,6 +12,12 @@ pub(crate) async fn run(args: ServeArgs, output: Output) -> Result<Exit> {
     let config = LedgerConfig {
         database_url: args.database.url()?,
         nats_url: one_of("HOLDFAST_NATS_URL", args.nats_url, args.nats_url_file.as_ref())?,
+        http_nats_url: one_of(
+            "HOLDFAST_HTTP_NATS_URL",
+            args.http_nats_url,
+            args.http_nats_url_file.as_ref(),
+        )?,
+        http: args.http,
         audience: args.audience,
         roots: args.token.roots()?,
         issuers: args.issuers.map_or(IssuersSource::Shipped, IssuersSource::File),
@@ -19,7 +25,7 @@ pub(crate) async fn run(args: ServeArgs, output: Output) -> Result<Exit> {
     };
     let ledger = Ledger::start(config).await?;
     if output == Output::Json {
-        output::json(&json!({ "ready": true, "http": format!("http://{}", args.http) }))?;
+        output::json(&json!({ "ready": true, "http": format!("http://{}", ledger.http) }))?;
     }
     run_until_stopped(ledger).await
 }

@@ -1,0 +1,50 @@
+//! Accounts, holds and events as JSON, the same for the command line and the NATS services.
+
+use holdfast_core::Account;
+use holdfast_projector::queries::HoldView;
+use holdfast_protocol::event::EventView;
+use holdfast_store::Row;
+use holdfast_store::record::date;
+use serde_json::{Value, json};
+
+/// An account with its balances in whole units.
+pub(crate) fn account(account: &Account) -> Value {
+    let money = |units| account.asset.format(units);
+    json!({
+        "account": account.id.as_str(),
+        "asset": account.asset.code(),
+        "tier": account.tier.as_str(),
+        "status": account.status.as_str(),
+        "posted": money(account.posted),
+        "held": money(account.held),
+        "available": money(account.available()),
+        "overdraft_limit": money(account.overdraft_limit),
+        "position": account.last_position,
+    })
+}
+
+/// A hold with its amounts in whole units.
+pub(crate) fn hold(view: &HoldView) -> Value {
+    let money = |units| view.asset.format(units);
+    json!({
+        "hold": view.id,
+        "account": view.account.as_str(),
+        "status": view.hold.status.as_str(),
+        "amount": money(view.hold.amount),
+        "captured": money(view.hold.captured),
+        "absorbed": money(view.hold.absorbed),
+        "policies": view.hold.policies,
+        "reserved_at": date(view.hold.reserved_at).to_rfc3339(),
+        "expires_at": date(view.hold.expires_at).to_rfc3339(),
+        "ended": view.hold.ended,
+        "job_id": view.job_id,
+        "saga": view.saga,
+        "position": view.hold.last_position,
+    })
+}
+
+/// An event as `LEDGER_EVENTS` carries it.
+pub(crate) fn event(row: &Row) -> Value {
+    let view = EventView::new(&row.event, date(row.event.time).to_rfc3339());
+    serde_json::to_value(view).expect("an event is plain values")
+}

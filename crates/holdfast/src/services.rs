@@ -1,0 +1,138 @@
+//! Queries over NATS: the service `ledger` with its endpoints below `ledger.svc.`.
+//!
+//! **Shape.** Core request and reply, answered from the projections; `nats micro` lists and
+//! measures them. Errors carry the service API's code and description headers.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use async_nats::Client;
+use async_nats::service::ServiceExt;
+use async_nats::service::error::Error as ServiceError;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use holdfast_core::{AccountId, Issuer};
+use holdfast_http::Monitor;
+use holdfast_projector::queries;
+use holdfast_protocol::{Outcome, subject};
+use holdfast_store::lookup;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::views;
+use crate::monitor::LedgerMonitor;
+use crate::runtime::PARTITION;
+
+/// What the endpoints read from.
+pub(crate) struct Services {
+    pub(crate) client: Client,
+    pub(crate) pool: PgPool,
+    pub(crate) monitor: Arc<LedgerMonitor>,
+}
+
+type Answer = Result<Value, ServiceError>;
+
+impl Services {
+    /// Answers until told to stop.
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<()> {
+        let services = Arc::new(self);
+        let builder =
+            services.client.service_builder().description("Balances, holds and outcomes of Holdfast");
+        let started = builder.start("ledger", env!("CARGO_PKG_VERSION")).await;
+        let service = started.map_err(|error| anyhow!("starting the NATS services: {error}"))?;
+        let group = service.group("ledger.svc");
+        let mut tasks = tokio::task::JoinSet::new();
+        for (name, pattern) in [
+            ("balance", "balance.*"),
+            ("hold", "hold.*.*"),
+            ("command", "command.*.*"),
+            ("health", "health"),
+            ("stats", "stats"),
+        ] {
+            let endpoint = group.endpoint_builder().name(name).add(pattern).await;
+            let mut endpoint =
+                endpoint.map_err(|error| anyhow!("adding the NATS service {name}: {error}"))?;
+            let services = Arc::clone(&services);
+            tasks.spawn(async move {
+                while let Some(request) = endpoint.next().await {
+                    let answer = services.answer(&request.message.subject).await;
+                    let answer = answer.map(|value| Bytes::from(value.to_string()));
+                    if let Err(error) = request.respond(answer).await {
+                        tracing::warn!(%error, name, "a query was not answered");
+                    }
+                }
+            });
+        }
+        stop.cancelled().await;
+        service.stop().await.map_err(|error| anyhow!("stopping the NATS services: {error}"))
+    }
+
+    async fn answer(&self, asked: &str) -> Answer {
+        let tokens: Vec<&str> = asked.split('.').skip(2).collect();
+        match tokens[..] {
+            ["balance", account] => self.balance(account).await,
+            ["hold", account, hold] => self.hold(account, hold).await,
+            ["command", issuer, id] => self.command(issuer, id).await,
+            ["health"] => Ok(self.health().await),
+            ["stats"] => self.stats().await,
+            _ => Err(error(404, "there is no such query")),
+        }
+    }
+
+    async fn balance(&self, token: &str) -> Answer {
+        let id = account_id(token)?;
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        let account = queries::account(&mut connection, PARTITION, &id).await.map_err(unavailable)?;
+        account.map(|account| views::account(&account)).ok_or_else(|| error(404, "there is no such account"))
+    }
+
+    async fn hold(&self, token: &str, hold: &str) -> Answer {
+        let id = account_id(token)?;
+        let hold = hold.parse().map_err(|_| error(400, "the last token is no hold id"))?;
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        let found = queries::holds(&mut connection, PARTITION, hold, Some(&id)).await.map_err(unavailable)?;
+        found.first().map(views::hold).ok_or_else(|| error(404, "there is no such hold"))
+    }
+
+    async fn command(&self, issuer: &str, id: &str) -> Answer {
+        let issuer = Issuer::new(issuer).map_err(|problem| error(400, &problem.to_string()))?;
+        let id = id.parse().map_err(|_| error(400, "the last token is no command id"))?;
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        let key = (issuer, id);
+        let rows = lookup::commands(&mut connection, PARTITION, std::slice::from_ref(&key)).await;
+        let row = rows.map_err(unavailable)?.remove(&key);
+        let row = row.ok_or_else(|| error(404, "no such command was decided"))?;
+        serde_json::to_value(Outcome::of_event(id, &row.event, true)).map_err(unavailable)
+    }
+
+    async fn health(&self) -> Value {
+        let parts = self.monitor.parts().await;
+        let well = parts.iter().all(|(_, problem)| problem.is_none());
+        let parts: serde_json::Map<String, Value> = parts
+            .into_iter()
+            .map(|(part, problem)| (part, problem.unwrap_or_else(|| "ok".to_owned()).into()))
+            .collect();
+        json!({ "status": if well { "ok" } else { "unavailable" }, "parts": parts })
+    }
+
+    async fn stats(&self) -> Answer {
+        let stats = self.monitor.queue().await.map_err(|problem| error(503, &problem))?;
+        serde_json::to_value(stats).map_err(unavailable)
+    }
+}
+
+fn account_id(token: &str) -> Result<AccountId, ServiceError> {
+    let id =
+        subject::account_of_token(token).ok_or_else(|| error(400, "the token is no encoded account id"))?;
+    AccountId::new(&id).map_err(|problem| error(400, &problem.to_string()))
+}
+
+fn error(code: usize, status: &str) -> ServiceError {
+    ServiceError { code, status: status.to_owned() }
+}
+
+fn unavailable(problem: impl std::fmt::Display) -> ServiceError {
+    tracing::warn!(%problem, "a query failed");
+    error(503, "the database does not answer")
+}

@@ -1,0 +1,106 @@
+//! `POST /top_up` and `POST /deduct`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use holdfast_core::Verb;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::sending::send;
+use crate::body::Json;
+use crate::facade::Facade;
+use crate::problem::{Document, Problem};
+use crate::respond::{Done, done};
+
+/// Money that came in.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TopUp {
+    /// The user.
+    user_id: String,
+    /// How much, as a decimal string or number, read exactly.
+    #[schema(value_type = String)]
+    amount: Box<RawValue>,
+    /// The payment's id elsewhere; booked once.
+    external_ref: Option<String>,
+    /// For people.
+    note: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TopUpBody<'a> {
+    amount: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_ref: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
+}
+
+/// Adds money to an account.
+#[utoipa::path(post, path = "/top_up", request_body = TopUp, responses(
+    (status = 200, description = "booked", body = Done),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document),
+    (status = 403, description = "no valid internal token", body = Document),
+    (status = 404, description = "no such account", body = Document),
+    (status = 409, description = "the external_ref was booked before, or the account is closed", body = Document),
+    (status = 413, description = "more than 64 KiB", body = Document),
+    (status = 503, description = "no outcome in time", body = Document),
+))]
+pub(super) async fn top_up(
+    State(facade): State<Arc<Facade>>,
+    headers: HeaderMap,
+    Json(request): Json<TopUp>,
+) -> Result<Response, Problem> {
+    let body = TopUpBody {
+        amount: &request.amount,
+        external_ref: request.external_ref.as_deref(),
+        note: request.note.as_deref(),
+    };
+    let outcome = send(&facade, &headers, Verb::TopUp, &request.user_id, None, &body).await?;
+    Ok(done(StatusCode::OK, outcome))
+}
+
+/// A charge without a hold.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Deduct {
+    /// The user.
+    user_id: String,
+    /// How much, as a decimal string or number, read exactly.
+    #[schema(value_type = String)]
+    amount: Box<RawValue>,
+    /// What for.
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DeductBody<'a> {
+    amount: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+/// Charges an account at once.
+#[utoipa::path(post, path = "/deduct", request_body = Deduct, responses(
+    (status = 200, description = "charged", body = Done),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document),
+    (status = 402, description = "insufficient funds", body = Document),
+    (status = 403, description = "no valid internal token", body = Document),
+    (status = 404, description = "no such account", body = Document),
+    (status = 409, description = "the account is frozen or closed", body = Document),
+    (status = 413, description = "more than 64 KiB", body = Document),
+    (status = 503, description = "no outcome in time", body = Document),
+))]
+pub(super) async fn deduct(
+    State(facade): State<Arc<Facade>>,
+    headers: HeaderMap,
+    Json(request): Json<Deduct>,
+) -> Result<Response, Problem> {
+    let body = DeductBody { amount: &request.amount, reason: request.reason.as_deref() };
+    let outcome = send(&facade, &headers, Verb::Deduct, &request.user_id, None, &body).await?;
+    Ok(done(StatusCode::OK, outcome))
+}

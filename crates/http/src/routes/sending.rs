@@ -1,0 +1,50 @@
+//! From a request to a command: its id, its body, and its account.
+
+use axum::http::HeaderMap;
+use holdfast_core::id::derived_id;
+use holdfast_core::{CommandId, Verb};
+use holdfast_protocol::Outcome;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::facade::{Facade, Sending};
+use crate::problem::Problem;
+
+/// The header that makes a POST repeatable.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The longest key, in bytes.
+const KEY_MAX_BYTES: usize = 255;
+
+/// Sends `verb` with `body` on `account`.
+///
+/// The command id is made of the `Idempotency-Key`, else of `job_id` where that stands for one
+/// command, else it is new; the caller is told which it was.
+pub(super) async fn send(
+    facade: &Facade,
+    headers: &HeaderMap,
+    verb: Verb,
+    account: &str,
+    job_id: Option<&str>,
+    body: &impl Serialize,
+) -> Result<Outcome, Problem> {
+    let key = match idempotency_key(headers)? {
+        Some(key) => Some(key),
+        None => job_id,
+    };
+    let id = key.map_or_else(Uuid::now_v7, |key| derived(facade, verb, key));
+    let json = serde_json::to_string(body).and_then(RawValue::from_string);
+    let json = json.map_err(|error| Problem::invalid(error.to_string()))?;
+    facade.send(Sending { id, verb, account, body: &json, repeatable: key.is_some() }).await
+}
+
+fn derived(facade: &Facade, verb: Verb, key: &str) -> CommandId {
+    derived_id(facade.issuer(), verb.as_str(), key)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_MAX_BYTES);
+    let problem = || Problem::invalid("Idempotency-Key: 1 to 255 printable ASCII characters");
+    key.map(Some).ok_or_else(problem)
+}

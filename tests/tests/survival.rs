@@ -1,0 +1,313 @@
+//! Crashes, outages, take-overs and streams that are not what they were.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use async_nats::jetstream;
+use futures_util::future::join_all;
+use holdfast_core::Verb;
+use holdfast_testkit::tenant::Tenant;
+use holdfast_testkit::wait;
+use holdfast_tests::books::ClientBooks;
+use holdfast_tests::{Caller, SOON, Serve, client, count, database, jetstream};
+use rustix::process::Signal;
+use sqlx::Executor;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// Callers that never stop asking, each with its own account, and what they were told.
+struct Load {
+    books: Arc<Mutex<ClientBooks>>,
+    tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Load {
+    async fn start(backend: &Caller, callers: usize) -> Result<Self> {
+        let books = Arc::new(Mutex::new(ClientBooks::default()));
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        for caller in 0..callers {
+            backend.fund(&format!("caller-{caller}"), "1000").await?;
+        }
+        let tasks = (0..callers).map(|caller| {
+            let (backend, books, stop) = (backend.clone(), Arc::clone(&books), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let account = format!("caller-{caller}");
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let reserved = backend.send(Verb::Reserve, &account, r#"{"amount":"0.02"}"#).await?;
+                    let hold = reserved.hold.context("a hold")?;
+                    books.lock().await.note(reserved);
+                    let body = format!(r#"{{"hold":"{hold}","amount":"0.011"}}"#);
+                    let captured = backend.send(Verb::Capture, &account, &body).await?;
+                    books.lock().await.note(captured);
+                }
+                Ok(())
+            })
+        });
+        let tasks = tasks.collect();
+        Ok(Load { books, tasks, stop })
+    }
+
+    async fn outcomes(&self) -> usize {
+        self.books.lock().await.len()
+    }
+
+    /// Lets the callers finish what they are at.
+    async fn stop(self) -> Result<ClientBooks> {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for task in self.tasks {
+            task.await??;
+        }
+        Ok(Arc::into_inner(self.books).context("everybody has left")?.into_inner())
+    }
+}
+
+#[tokio::test]
+async fn killed_ten_times_under_load_it_loses_and_doubles_nothing() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let mut ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    let load = Load::start(&backend, 16).await?;
+    for _ in 0..10 {
+        let before = load.outcomes().await;
+        wait::until("the callers are served", SOON, async || {
+            (load.outcomes().await > before + 50).then_some(())
+        })
+        .await?;
+        ledger.kill().await?;
+        ledger = Serve::start(&tenant).await?;
+    }
+    let books = load.stop().await?;
+    let mut connection = database(&tenant).await?;
+    books.compare(&mut connection).await?;
+    let commands =
+        count(&mut connection, "SELECT count(*) FROM ledger_event WHERE issuer = 'backend'").await?;
+    ensure!(usize::try_from(commands)? == books.len() + 32, "{commands} rows, {} outcomes", books.len());
+    let gaps = "SELECT max(position) - count(*) FROM ledger_event";
+    assert_eq!(count(&mut connection, gaps).await?, 0);
+    let captured = "SELECT sum(amount)::int8 FROM ledger_event WHERE kind = 'captured'";
+    let posted = "SELECT 16 * 1000 * 1000000000::int8 - sum(posted)::int8 FROM projection.account";
+    let (charged, gone) =
+        (count(&mut connection, captured).await?, wait_equal(&tenant, posted, captured).await?);
+    assert_eq!(charged, gone);
+    assert_eq!(count(&mut connection, "SELECT epoch FROM ledger_head").await?, 11);
+    eprintln!("10 kills, {} outcomes, each once in the log", books.len());
+    Ok(())
+}
+
+/// Waits until both queries answer the same, and answers it.
+async fn wait_equal(tenant: &Tenant, one: &'static str, other: &'static str) -> Result<i64> {
+    let mut connection = database(tenant).await?;
+    wait::until("the projections have caught up", SOON, async || {
+        let (one, other) =
+            (count(&mut connection, one).await.ok()?, count(&mut connection, other).await.ok()?);
+        (one == other).then_some(one)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn after_an_outage_an_in_time_capture_wins_and_a_stale_reserve_is_refused() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let hold = Uuid::now_v7();
+    let reserve = |hold: Uuid, ttl: u64| format!(r#"{{"amount":"4","hold":"{hold}","ttl_ms":{ttl}}}"#);
+    backend.send(Verb::Reserve, "user-1", &reserve(hold, 1_500)).await?;
+    backend.send(Verb::Reserve, "user-1", &reserve(Uuid::now_v7(), 1_500)).await?;
+    assert!(ledger.stop().await?);
+
+    let publisher = Publisher::new(&tenant).await?;
+    let capture = Uuid::now_v7();
+    publisher.publish(capture, Verb::Capture, &format!(r#"{{"hold":"{hold}","amount":"3"}}"#)).await?;
+    let stale = Uuid::now_v7();
+    publisher.publish(stale, Verb::Reserve, r#"{"amount":"1"}"#).await?;
+    let top_up = Uuid::now_v7();
+    publisher.publish(top_up, Verb::TopUp, r#"{"amount":"1"}"#).await?;
+    let over = std::time::Instant::now() + Duration::from_millis(1_600);
+    wait::until("the holds' time is over", SOON, async || (std::time::Instant::now() > over).then_some(()))
+        .await?;
+
+    let _ledger = Serve::start(&tenant).await?;
+    let mut connection = database(&tenant).await?;
+    wait::until("the other hold expires", SOON, async || {
+        count(&mut connection, "SELECT count(*) FROM ledger_event WHERE kind = 'hold_expired'")
+            .await
+            .ok()
+            .filter(|n| *n == 1)
+    })
+    .await?;
+    let kinds: Vec<(String, Uuid)> =
+        sqlx::query_as("SELECT kind, command_id FROM ledger_event WHERE position > 4 ORDER BY position")
+            .fetch_all(&mut connection)
+            .await?;
+    let first: Vec<(&str, Uuid)> = kinds.iter().map(|(kind, id)| (kind.as_str(), *id)).take(3).collect();
+    assert_eq!(first, [("captured", capture), ("rejected", stale), ("topped_up", top_up)]);
+    assert_eq!((kinds.len(), kinds[3].0.as_str()), (4, "hold_expired"));
+    let code =
+        "SELECT count(*) FROM ledger_log WHERE body #>> '{fact,rejected,rejection,code}' = 'command_expired'";
+    assert_eq!(count(&mut connection, code).await?, 1);
+    Ok(())
+}
+
+/// Publishes signed commands without waiting for outcomes, with the bus's acknowledgement only.
+struct Publisher {
+    jetstream: jetstream::Context,
+    options: holdfast_client::ClientOptions,
+}
+
+impl Publisher {
+    async fn new(tenant: &Tenant) -> Result<Self> {
+        let options = holdfast_client::ClientOptions {
+            nats_url: tenant.nats_url("backend").to_owned(),
+            keys: holdfast_tests::keys("backend")?,
+            audience: holdfast_tests::AUDIENCE.to_owned(),
+        };
+        Ok(Publisher { jetstream: jetstream(tenant, "backend").await?, options })
+    }
+
+    /// A command that is worth deciding for half a second.
+    async fn publish(&self, id: Uuid, verb: Verb, body: &str) -> Result<u64> {
+        let body = serde_json::value::RawValue::from_string(body.to_owned())?;
+        let valid_for = Duration::from_millis(500);
+        let request =
+            holdfast_client::Request { id, verb, account: "user-1", body: &body, within: SOON, valid_for };
+        let (subject, payload) = holdfast_client::signed(&self.options, &request);
+        Ok(self.jetstream.publish(subject, payload).await?.await?.sequence)
+    }
+}
+
+#[tokio::test]
+async fn a_command_stream_deleted_or_set_back_does_nothing_twice() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let id = Uuid::now_v7();
+    let body = r#"{"amount":"1"}"#;
+    backend.send_as(id, Verb::Deduct, "user-1", body).await?;
+    let operator = jetstream(&tenant, "operator").await?;
+
+    // Deleted while it runs: the ledger makes it anew and goes on.
+    operator.delete_stream("LEDGER_COMMANDS").await?;
+    let again = backend.send_as(id, Verb::Deduct, "user-1", body).await?;
+    assert_eq!((again.position, again.replayed), (Some(3), true));
+    assert_eq!(backend.send(Verb::Deduct, "user-1", body).await?.posted.as_deref(), Some("8"));
+
+    // Set back: an older state is a stream with the same first messages and a lower end.
+    assert!(ledger.stop().await?);
+    let stream = operator.get_stream("LEDGER_COMMANDS").await?;
+    let config = stream.cached_info().config.clone();
+    let older = stream.get_raw_message(stream.cached_info().state.first_sequence).await?;
+    operator.delete_stream("LEDGER_COMMANDS").await?;
+    operator.create_stream(config).await?;
+    let publisher = jetstream(&tenant, "ledger").await?;
+    publisher.publish(older.subject.clone(), older.payload.clone()).await?.await?;
+    let _ledger = Serve::start(&tenant).await?;
+    assert_eq!(backend.send(Verb::Deduct, "user-1", body).await?.posted.as_deref(), Some("7"));
+    let mut connection = database(&tenant).await?;
+    assert_eq!(count(&mut connection, "SELECT count(*) FROM ledger_event WHERE kind = 'deducted'").await?, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_that_breaks_the_commit_is_set_aside_alone() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let _ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let mut connection = database(&tenant).await?;
+    connection
+        .execute("ALTER TABLE ledger_event ADD CONSTRAINT poison CHECK (kind <> 'deducted' OR amount <> 666000000)")
+        .await?;
+    let all = (1..=40).map(|n| {
+        let body = if n == 17 { r#"{"amount":"0.666"}"# } else { r#"{"amount":"0.001"}"# };
+        backend.send(Verb::Deduct, "user-1", body)
+    });
+    let outcomes = join_all(all).await.into_iter().collect::<Result<Vec<_>>>()?;
+    let quarantined: Vec<_> = outcomes.iter().filter(|o| o.code.as_deref() == Some("quarantined")).collect();
+    assert_eq!((quarantined.len(), outcomes.iter().filter(|outcome| outcome.accepted()).count()), (1, 39));
+    assert!(
+        backend.send(Verb::Deduct, "user-1", r#"{"amount":"0.001"}"#).await?.posted.as_deref()
+            == Some("9.96")
+    );
+    let operator = jetstream(&tenant, "operator").await?;
+    wait::until("the envelope is in LEDGER_REFUSED", SOON, async || {
+        let stream = operator.get_stream("LEDGER_REFUSED").await.ok()?;
+        let message = stream.get_last_raw_message_by_subject("ledger.dlq.quarantined").await.ok()?;
+        String::from_utf8_lossy(&message.payload).contains("0.666").then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_writer_that_was_replaced_writes_nothing_and_stops() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let backend = client(&tenant, "backend").await?;
+    let mut ledger = Serve::start(&tenant).await?;
+    backend.fund("user-1", "1000").await?;
+    for round in 0..5 {
+        let load = (0..50).map(|_| {
+            let backend = backend.clone();
+            async move { backend.send(Verb::Deduct, "user-1", r#"{"amount":"0.01"}"#).await }
+        });
+        let load = tokio::spawn(join_all(load));
+        ledger.signal(Signal::STOP)?;
+        let successor = Serve::start(&tenant).await?;
+        ledger.signal(Signal::CONT)?;
+        for outcome in load.await? {
+            ensure!(outcome?.accepted(), "round {round}");
+        }
+        assert!(!ledger.ended().await?, "a fenced ledger ends with an error");
+        ledger = successor;
+    }
+    let mut connection = database(&tenant).await?;
+    // Epochs never go back along the log: nothing of an old writer stands behind a new one's.
+    let stale = "SELECT count(*) FROM ledger_event a JOIN ledger_event b ON b.position = a.position + 1 WHERE b.epoch < a.epoch";
+    assert_eq!(count(&mut connection, stale).await?, 0);
+    assert_eq!(
+        count(&mut connection, "SELECT count(*) FROM ledger_event WHERE kind = 'deducted'").await?,
+        250
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_events_stream_is_filled_again_and_a_foreign_one_stops_the_relay() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let operator = jetstream(&tenant, "operator").await?;
+    let relayed = async |position: u64| {
+        wait::until("the events are relayed", SOON, async || {
+            let stream = operator.get_stream("LEDGER_EVENTS").await.ok()?;
+            (stream.cached_info().state.last_sequence == position).then_some(())
+        })
+        .await
+    };
+    relayed(2).await?;
+    operator.delete_stream("LEDGER_EVENTS").await?;
+    backend.send(Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await?;
+    relayed(3).await?;
+
+    let stranger = jetstream(&tenant, "ledger").await?;
+    stranger.publish("ledger.evt.topped_up.user-1", "{}".into()).await?.await?;
+    backend.send(Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await?;
+    let http = holdfast_tests::http::Http::new(ledger.http(), Some(holdfast_tests::TOKEN));
+    wait::until("the relay has stopped and says what to do", SOON, async || {
+        let health = http.get("/monitoring/health").await.ok()?;
+        let told = health.body["parts"]["relay"].as_str()?.contains("holdfast relay rebuild");
+        (health.status == 503 && told).then_some(())
+    })
+    .await?;
+    let output = holdfast_tests::run(&tenant, &["relay", "rebuild"]).await?;
+    ensure!(output.status.success(), "{output:?}");
+    relayed(4).await?;
+    wait::until("everything is well again", SOON, async || {
+        (http.get("/monitoring/health").await.ok()?.status == 200).then_some(())
+    })
+    .await
+}
