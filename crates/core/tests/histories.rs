@@ -96,7 +96,7 @@ proptest! {
             let Ok(Decision::Record(fact)) = decide(account.as_ref(), &command, &context) else { continue };
             let (posted, held) = balances_after(account.as_ref(), &fact);
             let event = Event {
-                position: Position(log.len() as i64 + 1),
+                position: Position(i64::try_from(log.len()).expect("small") + 1),
                 time: now,
                 issuer: command.issuer,
                 command: command.id,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{relay, send, token};
+use crate::commands::{finance, look, relay, send, token};
 use crate::output::Output;
 use crate::settings::{DatabaseArgs, ServeArgs};
 
@@ -27,6 +27,23 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Bring the database to this version's schema.
     Migrate(DatabaseArgs),
+    /// Say what is wrong with the set-up that `serve` would use.
+    Doctor(Box<ServeArgs>),
+    /// Show an account.
+    Balance(look::BalanceArgs),
+    /// Show a hold.
+    Hold(look::HoldArgs),
+    /// Show what happened on an account.
+    Statement(look::StatementArgs),
+    /// Print events as they are committed.
+    Tail(look::TailArgs),
+    /// Fold the log again from its first event; compare with the live projections.
+    Replay(finance::ReplayArgs),
+    /// Prove that the log is whole and that everything follows from it.
+    Verify(finance::VerifyArgs),
+    /// Mend the projections.
+    #[command(subcommand)]
+    Projections(finance::ProjectionsCommand),
     /// Make, derive and check the secrets that commands are signed with.
     #[command(subcommand)]
     Token(token::TokenCommand),

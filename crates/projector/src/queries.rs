@@ -40,6 +40,42 @@ pub async fn account(
     row.fetch_optional(connection).await?.map(|row| rows::account(&row)).transpose()
 }
 
+/// At most `limit` accounts with ids after `after`, in order, each with all its holds.
+pub async fn accounts_with_holds(
+    connection: &mut PgConnection,
+    partition: i16,
+    after: Option<&AccountId>,
+    limit: i64,
+) -> Result<Vec<Account>, StoreError> {
+    let sql = format!(
+        "SELECT {} FROM projection.account a
+         WHERE a.partition = $1 AND ($2::bytea IS NULL OR a.account > $2) ORDER BY a.account LIMIT $3",
+        rows::ACCOUNT
+    );
+    let found = sqlx::query(AssertSqlSafe(sql))
+        .bind(partition)
+        .bind(after.map(|after| after.as_str().as_bytes()))
+        .bind(limit)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut accounts: Vec<Account> = found.iter().map(rows::account).collect::<Result<_, _>>()?;
+    let ids: Vec<&[u8]> = accounts.iter().map(|account| account.id.as_str().as_bytes()).collect();
+    let sql = format!(
+        "SELECT {} FROM projection.hold h WHERE h.partition = $1 AND h.account = ANY($2)",
+        rows::HOLD
+    );
+    let holds = sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(ids).fetch_all(connection).await?;
+    let index: std::collections::HashMap<AccountId, usize> =
+        accounts.iter().enumerate().map(|(index, account)| (account.id.clone(), index)).collect();
+    for row in &holds {
+        let owner = rows::account_id(row.try_get("account")?)?;
+        if let Some(&index) = index.get(&owner) {
+            accounts[index].holds.insert(row.try_get("hold")?, rows::hold(row)?);
+        }
+    }
+    Ok(accounts)
+}
+
 /// The holds of this id: of one account, or of each that has one.
 pub async fn holds(
     connection: &mut PgConnection,

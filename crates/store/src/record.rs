@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use holdfast_core::chain::{Hash, Stored, chain_hash};
-use holdfast_core::event::Columns;
+use holdfast_core::event::{Columns, LogError};
 use holdfast_core::{AccountId, Event, Fact, Issuer, Position, Timestamp};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -107,8 +107,8 @@ pub struct Row {
 }
 
 /// The columns that [`Row::from_row`] reads.
-pub(crate) const COLUMNS: &str = "partition, position, epoch, account, posted, held, issuer, command_id, \
-     fingerprint, lane_time, stored_time, body, envelope, hash";
+pub(crate) const COLUMNS: &str = "partition, position, epoch, kind, account, hold, amount, posted, held, issuer, \
+     command_id, fingerprint, lane_time, stored_time, body, envelope, hash";
 
 impl Row {
     pub(crate) fn from_row(row: &PgRow) -> Result<Self, StoreError> {
@@ -126,8 +126,14 @@ impl Row {
             held: row.try_get("held")?,
         };
         let body: Vec<u8> = row.try_get("body")?;
+        let event = Event::from_log(columns, &body)?;
+        let beside = (row.try_get::<&str, _>("kind")?, row.try_get("hold")?, row.try_get("amount")?);
+        if beside != (event.fact.kind().as_str(), event.fact.hold(), event.fact.amount()) {
+            let problem = "kind, hold or amount differ from the body".to_owned();
+            return Err(StoreError::Log(LogError::Body { position: event.position, problem }));
+        }
         Ok(Row {
-            event: Event::from_log(columns, &body)?,
+            event,
             epoch: row.try_get("epoch")?,
             partition: row.try_get("partition")?,
             fingerprint: hash_of(row.try_get("fingerprint")?)?,

@@ -1,6 +1,9 @@
 //! One file a command.
 
 pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod finance;
+pub(crate) mod look;
 pub(crate) mod relay;
 pub(crate) mod send;
 pub(crate) mod serve;
@@ -55,6 +58,14 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Serve(args) => serve::run(*args, cli.output).await,
         Command::Dev(args) => dev::run(args, cli.output).await,
         Command::Migrate(args) => serve::migrate(&args).await,
+        Command::Doctor(args) => doctor::run(*args, cli.output).await,
+        Command::Balance(args) => look::balance(args, cli.output).await,
+        Command::Hold(args) => look::hold(args, cli.output).await,
+        Command::Statement(args) => look::statement(args, cli.output).await,
+        Command::Tail(args) => look::tail(args, cli.output).await,
+        Command::Replay(args) => finance::run_replay(args, cli.output).await,
+        Command::Verify(args) => finance::run_verify(args, cli.output).await,
+        Command::Projections(command) => finance::run_projections(&command).await,
         Command::Token(command) => token::run(&command, cli.output),
         Command::Relay(command) => relay::run(&command).await,
         Command::Send(args) => send::run(args, cli.output).await,
