@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use holdfast_core::{Asset, Decimal, Units};
 use holdfast_protocol::Outcome;
+use holdfast_testkit::tenant::Tenant;
+use holdfast_testkit::wait;
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
+
+use crate::{SOON, count, database};
 
 /// Every outcome that a client received, by command id.
 #[derive(Debug, Default)]
@@ -28,6 +32,34 @@ impl ClientBooks {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Checks these books of [`crate::load::Load`] with `callers` callers against the log: every
+    /// outcome once, no row that nobody was told of, no gap, and every charge in the balances.
+    pub async fn must_balance(&self, tenant: &Tenant, callers: usize) -> Result<()> {
+        let mut connection = database(tenant).await?;
+        self.compare(&mut connection).await?;
+        let commands =
+            count(&mut connection, "SELECT count(*) FROM ledger_event WHERE issuer = 'backend'").await?;
+        // Each account was opened and funded besides.
+        ensure!(
+            usize::try_from(commands)? == self.len() + 2 * callers,
+            "{commands} rows, {} outcomes",
+            self.len()
+        );
+        ensure!(
+            count(&mut connection, "SELECT max(position) - count(*) FROM ledger_event").await? == 0,
+            "a gap"
+        );
+        let charged = "SELECT coalesce(sum(amount), 0)::int8 FROM ledger_event WHERE kind = 'captured'";
+        let charged = count(&mut connection, charged).await?;
+        let funded = i64::try_from(callers)? * 1_000_000_000_000;
+        let posted = "SELECT sum(posted)::int8 FROM projection.account";
+        wait::until("the balances show every charge", SOON, async || {
+            count(&mut connection, posted).await.ok().filter(|posted| funded - posted == charged)
+        })
+        .await?;
+        Ok(())
     }
 
     /// Checks that every outcome stands in the log exactly once, as it was told.

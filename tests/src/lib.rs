@@ -5,6 +5,8 @@
 
 pub mod books;
 pub mod http;
+pub mod load;
+pub mod tools;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -59,12 +61,17 @@ impl Serve {
 
     /// The same with further arguments.
     pub async fn start_with(tenant: &Tenant, arguments: &[&str]) -> Result<Self> {
+        Self::start_on(tenant, &tenant.database_url, arguments).await
+    }
+
+    /// The same on another way to the tenant's database.
+    pub async fn start_on(tenant: &Tenant, database_url: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command
             .args(["serve", "--output", "json", "--http", "127.0.0.1:0", "--audience", AUDIENCE])
             .args(arguments);
         command.env("INTERNAL_SERVICE_TOKEN", TOKEN);
-        command.env("HOLDFAST_DATABASE_URL", &tenant.database_url);
+        command.env("HOLDFAST_DATABASE_URL", database_url);
         command.env("HOLDFAST_NATS_URL", tenant.nats_url("ledger"));
         command.env("HOLDFAST_HTTP_NATS_URL", tenant.nats_url("http"));
         command.stdout(Stdio::piped()).kill_on_drop(true);

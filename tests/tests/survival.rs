@@ -1,67 +1,18 @@
 //! Crashes, outages, take-overs and streams that are not what they were.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use async_nats::jetstream;
 use futures_util::future::join_all;
 use holdfast_core::Verb;
 use holdfast_testkit::tenant::Tenant;
 use holdfast_testkit::wait;
-use holdfast_tests::books::ClientBooks;
-use holdfast_tests::{Caller, SOON, Serve, client, count, database, jetstream};
+use holdfast_tests::load::Load;
+use holdfast_tests::{SOON, Serve, client, count, database, jetstream};
 use rustix::process::Signal;
 use sqlx::Executor;
-use tokio::sync::Mutex;
 use uuid::Uuid;
-
-/// Callers that never stop asking, each with its own account, and what they were told.
-struct Load {
-    books: Arc<Mutex<ClientBooks>>,
-    tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
-    stop: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Load {
-    async fn start(backend: &Caller, callers: usize) -> Result<Self> {
-        let books = Arc::new(Mutex::new(ClientBooks::default()));
-        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        for caller in 0..callers {
-            backend.fund(&format!("caller-{caller}"), "1000").await?;
-        }
-        let tasks = (0..callers).map(|caller| {
-            let (backend, books, stop) = (backend.clone(), Arc::clone(&books), Arc::clone(&stop));
-            tokio::spawn(async move {
-                let account = format!("caller-{caller}");
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let reserved = backend.send(Verb::Reserve, &account, r#"{"amount":"0.02"}"#).await?;
-                    let hold = reserved.hold.context("a hold")?;
-                    books.lock().await.note(reserved);
-                    let body = format!(r#"{{"hold":"{hold}","amount":"0.011"}}"#);
-                    let captured = backend.send(Verb::Capture, &account, &body).await?;
-                    books.lock().await.note(captured);
-                }
-                Ok(())
-            })
-        });
-        let tasks = tasks.collect();
-        Ok(Load { books, tasks, stop })
-    }
-
-    async fn outcomes(&self) -> usize {
-        self.books.lock().await.len()
-    }
-
-    /// Lets the callers finish what they are at.
-    async fn stop(self) -> Result<ClientBooks> {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        for task in self.tasks {
-            task.await??;
-        }
-        Ok(Arc::into_inner(self.books).context("everybody has left")?.into_inner())
-    }
-}
 
 #[tokio::test]
 async fn killed_ten_times_under_load_it_loses_and_doubles_nothing() -> Result<()> {
@@ -79,32 +30,11 @@ async fn killed_ten_times_under_load_it_loses_and_doubles_nothing() -> Result<()
         ledger = Serve::start(&tenant).await?;
     }
     let books = load.stop().await?;
+    books.must_balance(&tenant, 16).await?;
     let mut connection = database(&tenant).await?;
-    books.compare(&mut connection).await?;
-    let commands =
-        count(&mut connection, "SELECT count(*) FROM ledger_event WHERE issuer = 'backend'").await?;
-    ensure!(usize::try_from(commands)? == books.len() + 32, "{commands} rows, {} outcomes", books.len());
-    let gaps = "SELECT max(position) - count(*) FROM ledger_event";
-    assert_eq!(count(&mut connection, gaps).await?, 0);
-    let captured = "SELECT sum(amount)::int8 FROM ledger_event WHERE kind = 'captured'";
-    let posted = "SELECT 16 * 1000 * 1000000000::int8 - sum(posted)::int8 FROM projection.account";
-    let (charged, gone) =
-        (count(&mut connection, captured).await?, wait_equal(&tenant, posted, captured).await?);
-    assert_eq!(charged, gone);
     assert_eq!(count(&mut connection, "SELECT epoch FROM ledger_head").await?, 11);
     eprintln!("10 kills, {} outcomes, each once in the log", books.len());
     Ok(())
-}
-
-/// Waits until both queries answer the same, and answers it.
-async fn wait_equal(tenant: &Tenant, one: &'static str, other: &'static str) -> Result<i64> {
-    let mut connection = database(tenant).await?;
-    wait::until("the projections have caught up", SOON, async || {
-        let (one, other) =
-            (count(&mut connection, one).await.ok()?, count(&mut connection, other).await.ok()?);
-        (one == other).then_some(one)
-    })
-    .await
 }
 
 #[tokio::test]
@@ -209,6 +139,62 @@ async fn a_command_stream_deleted_or_set_back_does_nothing_twice() -> Result<()>
     assert_eq!(backend.send(Verb::Deduct, "user-1", body).await?.posted.as_deref(), Some("7"));
     let mut connection = database(&tenant).await?;
     assert_eq!(count(&mut connection, "SELECT count(*) FROM ledger_event WHERE kind = 'deducted'").await?, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn far_more_accounts_than_fit_into_memory_are_loaded_and_let_go() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let _ledger = Serve::start_with(&tenant, &["--accounts-max", "10"]).await?;
+    let backend = client(&tenant, "backend").await?;
+    let accounts: Vec<String> = (0..200).map(|n| format!("user-{n}")).collect();
+    for account in &accounts {
+        backend.fund(account, "1").await?;
+    }
+    // Holds of accounts that have left memory are found again, in whatever state they are.
+    let jobs = ["open", "settled", "released"];
+    for account in &accounts {
+        for job in jobs {
+            backend.send(Verb::Reserve, account, &format!(r#"{{"amount":"0.1","job_id":"{job}"}}"#)).await?;
+        }
+        backend.send(Verb::Capture, account, r#"{"job_id":"settled","amount":"0.05"}"#).await?;
+        backend.send(Verb::Release, account, r#"{"job_id":"released"}"#).await?;
+    }
+    for account in &accounts {
+        let codes = ["hold_exists", "hold_exists", "hold_exists"];
+        for (job, code) in jobs.iter().zip(codes) {
+            let again = backend
+                .send(Verb::Reserve, account, &format!(r#"{{"amount":"0.1","job_id":"{job}"}}"#))
+                .await?;
+            assert_eq!(again.code.as_deref(), Some(code), "{account} {job}");
+        }
+        let late = backend.send(Verb::Capture, account, r#"{"job_id":"released"}"#).await?;
+        assert_eq!(late.code.as_deref(), Some("hold_released"));
+        let captured = backend.send(Verb::Capture, account, r#"{"job_id":"open","amount":"0.02"}"#).await?;
+        assert_eq!((captured.posted.as_deref(), captured.held.as_deref()), (Some("0.93"), Some("0")));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_applied_and_old_is_trimmed_but_for_the_last() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let id = Uuid::now_v7();
+    backend.send_as(id, Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await?;
+    assert!(ledger.stop().await?);
+    let _ledger = Serve::start_with(&tenant, &["--keep-hours", "0"]).await?;
+    let operator = jetstream(&tenant, "operator").await?;
+    wait::until("the stream is trimmed", SOON, async || {
+        let stream = operator.get_stream("LEDGER_COMMANDS").await.ok()?;
+        let state = &stream.cached_info().state;
+        (state.messages == 1 && state.first_sequence == 3).then_some(())
+    })
+    .await?;
+    let again = backend.send_as(id, Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await?;
+    assert_eq!((again.position, again.replayed), (Some(3), true));
     Ok(())
 }
 

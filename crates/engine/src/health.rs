@@ -13,6 +13,12 @@ impl Health {
         self.set(part, None);
     }
 
+    /// `part` is not there yet.
+    pub fn starting(&self, part: &'static str) {
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.insert(part, Some("starting".to_owned()));
+    }
+
     /// `part` has a problem.
     pub fn ill(&self, part: &'static str, problem: impl Into<String>) {
         self.set(part, Some(problem.into()));

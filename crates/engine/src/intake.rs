@@ -11,6 +11,7 @@
 //! state of it, and intake starts at the first message kept. Idempotency makes that safe, and
 //! nothing less would be.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -31,6 +32,11 @@ use crate::health::Health;
 
 /// How many messages one pull asks for: enough that batches grow with the load.
 const PULL_MESSAGES: usize = 1_000;
+/// The most bytes of one pull: far below what the server lets a slow connection fall behind.
+const PULL_BYTES: usize = 16 * 1024 * 1024;
+/// How often to look whether the connection was lost. What the server had sent then is lost too,
+/// and no gap would show before the next message.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a pull waits, and how often the server says in between that it is still there.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -100,6 +106,7 @@ impl Intake {
         if let Some(last) = self.last.take() {
             self.from = last.applied();
         }
+        let connects = self.connects();
         let stream = ensure_stream(&self.client, COMMANDS).await?;
         let created = nanos(stream.cached_info().created)?;
         let start = self.start(&stream, created).await?;
@@ -107,12 +114,20 @@ impl Intake {
         let pull = consumer
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
+            .max_bytes_per_batch(PULL_BYTES)
             .expires(PULL_EXPIRES)
             .heartbeat(HEARTBEAT);
         let mut messages = pull.messages().await.map_err(BusError::of)?;
         self.health.well("intake");
-        let mut expected = 1;
-        while let Some(message) = messages.next().await {
+        let (mut expected, mut look) = (1, tokio::time::interval(LOOK_EVERY));
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message.ok_or_else(|| BusError("the deliveries ended".to_owned()))?,
+                _ = look.tick() => {
+                    self.must_be_unbroken(connects)?;
+                    continue;
+                }
+            };
             let message = message.map_err(BusError::of)?;
             let info = message.info().map_err(BusError::of)?;
             if info.consumer_sequence != expected {
@@ -133,7 +148,20 @@ impl Intake {
                 return Ok(());
             }
         }
-        Err(BusError("the deliveries ended".to_owned()))
+    }
+
+    /// How often the connection was made.
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    fn must_be_unbroken(&self, connects: u64) -> Result<(), BusError> {
+        if self.connects() == connects {
+            return Ok(());
+        }
+        Err(BusError(
+            "the connection was lost and is back; what was on its way is asked for again".to_owned(),
+        ))
     }
 
     /// The sequence to begin at.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{finance, look, relay, send, token};
+use crate::commands::{demo, finance, look, relay, send, token};
 use crate::output::Output;
 use crate::settings::{DatabaseArgs, ServeArgs};
 
@@ -19,12 +19,23 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// What no flag may carry, since command lines are visible to every user of a machine.
+const ENVIRONMENT_ONLY: &str = "\
+From the environment only:
+  INTERNAL_SERVICE_TOKEN           the internal token, which every key is derived from
+  INTERNAL_SERVICE_TOKEN_PREVIOUS  the one before, accepted while rotating
+  RUST_LOG                         what is logged, such as holdfast=debug,warn";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the ledger against a Postgres and a NATS server.
+    #[command(after_help = ENVIRONMENT_ONLY)]
     Serve(Box<ServeArgs>),
     /// Run the ledger with embedded servers, empty, for working against.
+    #[command(after_help = ENVIRONMENT_ONLY)]
     Dev(DevArgs),
+    /// Play real traffic through a ledger with embedded servers, and prove the result.
+    Demo(demo::DemoArgs),
     /// Bring the database to this version's schema.
     Migrate(DatabaseArgs),
     /// Say what is wrong with the set-up that `serve` would use.
@@ -54,6 +65,9 @@ pub(crate) enum Command {
     Send(send::SendArgs),
 }
 
+/// Where the façade listens unless told otherwise.
+pub(crate) const HTTP_DEFAULT: &str = "127.0.0.1:6004";
+
 /// Where the embedded servers keep their data, and where HTTP listens.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct DevArgs {
@@ -61,7 +75,7 @@ pub(crate) struct DevArgs {
     #[arg(long, env = "HOLDFAST_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Address of the HTTP façade; port 0 takes a free one.
-    #[arg(long, env = "HOLDFAST_HTTP", default_value = "127.0.0.1:6004", value_name = "ADDRESS")]
+    #[arg(long, env = "HOLDFAST_HTTP", default_value = HTTP_DEFAULT, value_name = "ADDRESS")]
     pub(crate) http: String,
     #[command(flatten)]
     pub(crate) token: crate::settings::TokenArgs,

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
 /// How results are written.
@@ -34,9 +34,17 @@ pub(crate) fn text(text: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Tells a story: to standard output for people, beside it when that is kept for JSON.
+pub(crate) fn narrate(output: Output, line: &str) -> Result<()> {
+    match output {
+        Output::Table => text(line),
+        Output::Json => Ok(writeln!(std::io::stderr(), "{line}")?),
+    }
+}
+
 /// A table with these headings.
 pub(crate) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(headings);
+    table.load_preset(NOTHING).set_header(headings);
     table
 }

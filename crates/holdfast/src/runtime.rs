@@ -98,7 +98,7 @@ impl Ledger {
         let (projected_sender, projected) = watch::channel(Position::default());
         let (published, _) = watch::channel(Position::default());
         let health = Arc::new(Health::default());
-        health.ill("lane", "starting");
+        health.starting("lane");
         let stop = CancellationToken::new();
         let lane = Lane {
             config: LaneConfig {

@@ -3,7 +3,7 @@
 use holdfast_core::books::Book;
 use holdfast_core::text::Tier;
 use holdfast_core::{Account, AccountId, Asset, Hold, HoldId, Position};
-use holdfast_store::record::{Row, moment};
+use holdfast_store::Row;
 use holdfast_store::{StoreError, lookup};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
@@ -161,6 +161,16 @@ pub async fn open_holds(connection: &mut PgConnection, partition: i16) -> Result
     Ok(row.0)
 }
 
+/// How many holds' time came and freed them.
+pub async fn expired_holds(connection: &mut PgConnection, partition: i16) -> Result<i64, StoreError> {
+    let row: (i64,) =
+        sqlx::query_as("SELECT count(*) FROM projection.hold WHERE partition = $1 AND status = 'expired'")
+            .bind(partition)
+            .fetch_one(connection)
+            .await?;
+    Ok(row.0)
+}
+
 /// A line of the trial balance: credits are positive, in units of the asset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BookBalance {
@@ -194,19 +204,4 @@ pub async fn trial_balance(
             })
         })
         .collect()
-}
-
-/// When the last event was decided that the projections have; none before the first.
-pub async fn last_time(
-    connection: &mut PgConnection,
-    partition: i16,
-) -> Result<Option<holdfast_core::Timestamp>, StoreError> {
-    let row = sqlx::query(
-        "SELECT e.lane_time FROM projection.checkpoint c
-         JOIN ledger_event e ON e.partition = c.partition AND e.position = c.position WHERE c.partition = $1",
-    )
-    .bind(partition)
-    .fetch_optional(connection)
-    .await?;
-    row.map(|row| Ok(moment(row.try_get("lane_time")?))).transpose()
 }

@@ -12,6 +12,7 @@ pub mod locate;
 pub mod nats;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod secrets;
 pub mod servers;
 pub mod tenant;

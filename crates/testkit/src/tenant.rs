@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use holdfast_store::Role;
 use holdfast_store::connect::{connect, migrate};
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::identity::{create_private, is_root};
 use crate::nats::{ACCOUNTS_CONFIG, USERS};
@@ -31,13 +31,15 @@ pub struct Tenant {
     pub number: usize,
     /// Its database.
     pub database_url: String,
+    /// The same over TCP, where a [`crate::proxy::Proxy`] can stand between.
+    pub database_tcp_url: String,
     nats_urls: Vec<(String, String)>,
 }
 
 impl Tenant {
     /// The next tenant; starts the servers the first time.
     pub async fn new() -> Result<Self> {
-        let stack = SHARED.get_or_try_init(start).await?.lock().await;
+        let stack = servers().await?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         if number >= TENANTS {
             bail!("this test binary has more than {TENANTS} tests that need a tenant");
@@ -51,7 +53,8 @@ impl Tenant {
             ((*user).to_owned(), stack.nats.url_as(&login, user))
         });
         let nats_urls = nats_urls.collect();
-        Ok(Tenant { number, database_url: stack.postgres.local_url(&database), nats_urls })
+        let database_tcp_url = stack.postgres.url(&database);
+        Ok(Tenant { number, database_url: stack.postgres.local_url(&database), database_tcp_url, nats_urls })
     }
 
     /// The URL for the user of this role (`ledger`, `operator`, `backend`, `auth`, `http`).
@@ -60,6 +63,11 @@ impl Tenant {
         let found = self.nats_urls.iter().find(|(name, _)| name == user);
         &found.expect("one of the users of accounts.conf").1
     }
+}
+
+/// The servers that all tenants of this binary share, for tests that crash them.
+pub async fn servers() -> Result<MutexGuard<'static, Stack>> {
+    Ok(SHARED.get_or_try_init(start).await?.lock().await)
 }
 
 async fn start() -> Result<Mutex<Stack>> {

@@ -24,7 +24,7 @@ use super::lookups::Lookups;
 use super::memory::Memory;
 use crate::intake::{Delivery, Intake};
 use crate::refused::Refused;
-use crate::trim::{TRIM_EVERY, Trimmer, purge_below};
+use crate::trim::{TRIM_EVERY, trim};
 
 /// The most commands of one commit: larger statements gain nothing and delay their first command.
 const BATCH_COMMANDS_MAX: usize = 1_000;
@@ -48,7 +48,6 @@ pub(super) struct Reign<'a> {
     answers: Answers,
     refused: Refused,
     horizons: Horizons,
-    trimmer: Trimmer,
     trim_at: Instant,
     /// Ends the intake task with the reign.
     _intake: DropGuard,
@@ -90,8 +89,7 @@ impl<'a> Reign<'a> {
             answers: Answers::start(lane.answers.clone()),
             refused: Refused::start(lane.intake.clone()),
             horizons: Horizons::new(lane.intake.clone(), Arc::clone(&lane.clock)),
-            trimmer: Trimmer::new(lane.config.keep),
-            trim_at: Instant::now() + TRIM_EVERY,
+            trim_at: Instant::now(),
             _intake: stop.drop_guard(),
             lane,
             writer,
@@ -249,9 +247,6 @@ impl<'a> Reign<'a> {
         } else if applied != self.writer.head().applied {
             self.writer.advance(applied).await?;
         }
-        if let Some(delivery) = last {
-            self.trimmer.applied(delivery.stored_at, delivery.sequence);
-        }
         Ok(())
     }
 
@@ -297,8 +292,7 @@ impl<'a> Reign<'a> {
 
     fn trim(&mut self) {
         self.trim_at = Instant::now() + TRIM_EVERY;
-        if let Some(sequence) = self.trimmer.due(self.lane.clock.now()) {
-            tokio::spawn(purge_below(self.lane.intake.clone(), sequence));
-        }
+        let applied = self.writer.head().applied.clone();
+        tokio::spawn(trim(self.lane.intake.clone(), applied, self.lane.config.keep, self.lane.clock.now()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use holdfast_protocol::RootToken;
 use holdfast_store::Role;
 use holdfast_store::connect::{connect, migrate};
@@ -16,17 +16,19 @@ use super::{Exit, serve, token};
 use crate::cli::DevArgs;
 use crate::output::{self, Output};
 use crate::runtime::{IssuersSource, Ledger, LedgerConfig};
-use crate::settings::TuningArgs;
+use crate::settings::{TokenArgs, TuningArgs};
 
 /// The audience of embedded deployments.
 pub(crate) const AUDIENCE: &str = "ledger.dev";
-const DATABASE: &str = "holdfast";
+pub(crate) const DATABASE: &str = "holdfast";
 
 /// Embedded servers with a ledger on them.
 pub(crate) struct Dev {
     pub(crate) stack: Stack,
     pub(crate) ledger: Ledger,
     token_file: Option<PathBuf>,
+    database_url: String,
+    token: TokenArgs,
 }
 
 pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit> {
@@ -70,19 +72,46 @@ impl Dev {
         let data = identity::reachable_data(&wanted, args.data.is_some())?;
         let stack = Stack::start(&data, ACCOUNTS_CONFIG).await?;
         let database_url = prepare_database(&stack).await?;
-        let (root, token_file) = root_token(&args, &data)?;
+        let (roots, token_file) = root_tokens(&args, &data)?;
+        let token = args.token.clone();
         let config = LedgerConfig {
-            database_url,
+            database_url: database_url.clone(),
             nats_url: stack.nats.url("ledger"),
             http_nats_url: stack.nats.url("http"),
             http: args.http,
             audience: AUDIENCE.to_owned(),
-            roots: vec![root],
+            roots,
             issuers: IssuersSource::Shipped,
             tuning: TuningArgs { docs: true, ..args.tuning },
         };
         let ledger = Ledger::start(config).await?;
-        Ok(Dev { stack, ledger, token_file })
+        Ok(Dev { stack, ledger, token_file, database_url, token })
+    }
+
+    /// The tokens that this deployment accepts.
+    pub(crate) fn roots(&self) -> Result<Vec<RootToken>> {
+        if self.token.current()?.is_some() {
+            return self.token.roots();
+        }
+        let file = self.token_file.as_ref().context("a token that was made up has a file")?;
+        Ok(vec![RootToken::new(&SecretString::from(std::fs::read_to_string(file)?))?])
+    }
+
+    /// The database, for this machine's own processes.
+    pub(crate) fn database_url(&self) -> String {
+        self.database_url.clone()
+    }
+
+    /// Where the façade is.
+    pub(crate) fn http_url(&self) -> String {
+        format!("http://{}", self.ledger.http)
+    }
+
+    /// Stops everything.
+    pub(crate) async fn stop(self) -> Result<()> {
+        let Dev { mut stack, ledger, .. } = self;
+        ledger.stop().await?;
+        stack.stop()
     }
 
     /// What programs are told once everything answers.
@@ -132,12 +161,12 @@ async fn prepare_database(stack: &Stack) -> Result<String> {
     Ok(url)
 }
 
-/// The token that is given, or one made up and kept in the data folder.
-fn root_token(args: &DevArgs, data: &Path) -> Result<(RootToken, Option<PathBuf>)> {
-    if let Some(root) = args.token.current()? {
-        return Ok((root, args.token.token_file.clone()));
+/// The tokens that are given, or one made up and kept in the data folder.
+fn root_tokens(args: &DevArgs, data: &Path) -> Result<(Vec<RootToken>, Option<PathBuf>)> {
+    if args.token.current()?.is_some() {
+        return Ok((args.token.roots()?, args.token.token_file.clone()));
     }
     let file = data.join("internal-token");
     let text = secrets::kept(&file, token::new)?;
-    Ok((RootToken::new(&SecretString::from(text))?, Some(file)))
+    Ok((vec![RootToken::new(&SecretString::from(text))?], Some(file)))
 }

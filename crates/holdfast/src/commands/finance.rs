@@ -99,7 +99,7 @@ fn show_replay(folded: &Folded, differences: Option<&[String]>, output: Output) 
 }
 
 /// Units that may exceed 64 bits, in whole units.
-fn whole(asset: holdfast_core::Asset, units: i128) -> String {
+pub(crate) fn whole(asset: holdfast_core::Asset, units: i128) -> String {
     i64::try_from(units).map_or_else(|_| format!("{units} units"), |units| asset.format(units))
 }
 
@@ -114,7 +114,7 @@ pub(crate) async fn run_verify(args: VerifyArgs, output: Output) -> Result<Exit>
     Ok(if report.findings.is_empty() { Exit::Fine } else { Exit::Failed })
 }
 
-pub(crate) fn show_report(report: &Report, output: Output) -> Result<()> {
+fn show_report(report: &Report, output: Output) -> Result<()> {
     if output == Output::Json {
         let findings: Vec<Value> = report
             .findings
@@ -126,6 +126,11 @@ pub(crate) fn show_report(report: &Report, output: Output) -> Result<()> {
             "signed": report.signed, "unverifiable": report.unverifiable, "findings": findings,
         }));
     }
+    output::text(&describe(report))
+}
+
+/// The report for people.
+pub(crate) fn describe(report: &Report) -> String {
     let mut lines = vec![format!(
         "{} events, {} accounts: positions, chain, epochs, time, fold, holds, references, conservation, projections, SQL recomputation",
         report.position, report.accounts
@@ -143,7 +148,7 @@ pub(crate) fn show_report(report: &Report, output: Output) -> Result<()> {
         report.position,
         hex(&report.hash)
     ));
-    output::text(&lines.join("\n"))
+    lines.join("\n")
 }
 
 pub(crate) async fn run_projections(command: &ProjectionsCommand) -> Result<Exit> {

@@ -14,6 +14,9 @@ use super::Exit;
 use crate::output::{self, Output};
 use crate::settings::{TokenArgs, one_of};
 
+/// The ledger takes a signature for five minutes.
+const PRINTED_FOR: Duration = Duration::from_secs(300);
+
 /// What to send.
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
@@ -56,13 +59,15 @@ pub(crate) struct SendArgs {
 pub(crate) async fn run(args: SendArgs, output: Output) -> Result<Exit> {
     let verb: Verb = args.verb.parse()?;
     let body = RawValue::from_string(args.body.clone()).context("the body is not JSON")?;
+    // A printed command is sent by hand later: it is worth deciding for as long as it is valid.
+    let valid_for = if args.print { PRINTED_FOR } else { Duration::from_secs(args.wait) };
     let request = Request {
         id: args.id.unwrap_or_else(Uuid::now_v7),
         verb,
         account: &args.account,
         body: &body,
         within: Duration::from_secs(args.wait),
-        valid_for: Duration::from_secs(args.wait),
+        valid_for,
     };
     let nats_url = args.nats_url.clone().unwrap_or_default();
     let options = ClientOptions { nats_url, keys: keys(&args)?, audience: args.audience.clone() };

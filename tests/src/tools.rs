@@ -1,0 +1,38 @@
+//! Tools that some tests need and that not every machine has.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+/// Set where the absence of a tool must be a failure, as in continuous integration.
+const SWITCH: &str = "HOLDFAST_TEST_REQUIRE_TOOLS";
+
+/// What to do about a tool that is missing: fail when the switch is set, otherwise say what was
+/// not run, and answer nothing.
+pub fn missing<T>(tool: &str, not_run: &str) -> Result<Option<T>> {
+    if std::env::var_os(SWITCH).is_some() {
+        bail!("{tool} is missing, and {SWITCH} is set");
+    }
+    eprintln!("NOT RUN, since {tool} is missing: {not_run}");
+    Ok(None)
+}
+
+/// The `nats` CLI: the one that `HOLDFAST_NATS_CLI` names, or one on the `PATH`.
+pub fn nats_cli() -> Result<Option<PathBuf>> {
+    let named = std::env::var_os("HOLDFAST_NATS_CLI").map(PathBuf::from);
+    let candidate = named.unwrap_or_else(|| PathBuf::from("nats"));
+    match Command::new(&candidate).arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(Some(candidate)),
+        _ => missing("the nats CLI", "the commands of docs/operators.md"),
+    }
+}
+
+/// A Python 3 with pip.
+pub fn python() -> Result<Option<PathBuf>> {
+    let works = Command::new("python3").args(["-m", "pip", "--version"]).output();
+    match works {
+        Ok(output) if output.status.success() => Ok(Some("python3".into())),
+        _ => missing("python3 with pip", "tests/python/wire.py"),
+    }
+}

@@ -1,0 +1,132 @@
+//! The ledger as strangers see it: a client written from the documentation alone, and an operator
+//! with the stock `nats` CLI.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_core::Verb;
+use holdfast_testkit::tenant::Tenant;
+use holdfast_testkit::wait;
+use holdfast_tests::{AUDIENCE, SOON, Serve, TOKEN, binary, client, jetstream, tools};
+use serde_json::json;
+use tokio::process::Command;
+
+/// How long one command of the runbook may take, and how long the Python test.
+const COMMAND_WITHIN: Duration = Duration::from_secs(30);
+const PYTHON_WITHIN: Duration = Duration::from_secs(120);
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[tokio::test]
+async fn a_client_in_python_that_knows_only_the_protocol_is_served_and_forgers_are_not() -> Result<()> {
+    let Some(python) = tools::python()? else { return Ok(()) };
+    let folder = project().join("tests/python");
+    let packages = binary()?.parent().context("a folder")?.join("python-packages");
+    let mut install = Command::new(&python);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--require-hashes",
+        "--upgrade",
+    ]);
+    install.arg("--target").arg(&packages).arg("-r").arg(folder.join("requirements.txt"));
+    ensure!(install.status().await?.success(), "pip could not install nats-py");
+
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let services = json!({"backend": tenant.nats_url("backend"), "auth": tenant.nats_url("auth")});
+    let stack = json!({
+        "ready": true,
+        "http": ledger.http(),
+        "postgres": tenant.database_url,
+        "nats": {"operator": tenant.nats_url("operator"), "ledger": tenant.nats_url("ledger"), "services": services},
+        "audience": AUDIENCE,
+    });
+    let mut test = Command::new(&python);
+    test.arg(folder.join("wire.py")).env("PYTHONPATH", &packages).env("PYTHONDONTWRITEBYTECODE", "1");
+    test.env("HOLDFAST_STACK", stack.to_string()).env("INTERNAL_SERVICE_TOKEN", TOKEN);
+    test.env("HOLDFAST_VECTORS", project().join("crates/protocol/vectors/envelope-v1.json"));
+    let output =
+        tokio::time::timeout(PYTHON_WITHIN, test.output()).await.context("wire.py did not end")??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    eprintln!("wire.py: {}", said.lines().last().unwrap_or_default());
+    Ok(())
+}
+
+/// The commands of the runbook: lines after `$ ` in blocks fenced as `console`.
+fn runbook() -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(project().join("docs/operators.md"))?;
+    let mut commands = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match line.trim() {
+            "```console" => inside = true,
+            "```" => inside = false,
+            _ => commands.extend(line.strip_prefix("$ ").filter(|_| inside).map(str::to_owned)),
+        }
+    }
+    ensure!(commands.len() >= 30, "the runbook has {} commands", commands.len());
+    Ok(commands)
+}
+
+#[tokio::test]
+async fn every_command_of_the_runbook_works() -> Result<()> {
+    let Some(nats) = tools::nats_cli()? else { return Ok(()) };
+    let tenant = Tenant::new().await?;
+    let _ledger = Serve::start(&tenant).await?;
+    let operator = client(&tenant, "operator").await?;
+    let seed = [
+        (Verb::OpenAccount, "{}"),
+        (Verb::TopUp, r#"{"amount":"25","external_ref":"pay-1"}"#),
+        (Verb::Reserve, r#"{"amount":"1.5","job_id":"job-1"}"#),
+        (Verb::Capture, r#"{"job_id":"job-1","amount":"0.4"}"#),
+        (Verb::Reserve, r#"{"amount":"2","job_id":"job-2"}"#),
+        (Verb::Deduct, r#"{"amount":"0.05"}"#),
+    ];
+    for (verb, body) in seed {
+        ensure!(operator.send(verb, "user-1", body).await?.accepted(), "{verb}");
+    }
+    let events = jetstream(&tenant, "operator").await?;
+    wait::until("the events are relayed", SOON, async || {
+        (events.get_stream("LEDGER_EVENTS").await.ok()?.cached_info().state.messages == 6).then_some(())
+    })
+    .await?;
+    let folders =
+        [nats.parent(), binary()?.parent()].map(|folder| folder.map(Path::to_path_buf).unwrap_or_default());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path)))?;
+    let home = tempfile()?;
+    let commands = runbook()?;
+    for text in &commands {
+        let mut command = Command::new("sh");
+        command.args(["-c", text]).stdin(Stdio::null()).kill_on_drop(true);
+        command.env("PATH", &path).env("HOME", &home).env("NATS_URL", tenant.nats_url("operator"));
+        command.env("HOLDFAST_NATS_URL", tenant.nats_url("ledger"));
+        command.env("HOLDFAST_DATABASE_URL", &tenant.database_url);
+        command.env("HOLDFAST_AUDIENCE", AUDIENCE).env("INTERNAL_SERVICE_TOKEN", TOKEN);
+        let output = tokio::time::timeout(COMMAND_WITHIN, command.output()).await;
+        let output = output.with_context(|| format!("`{text}` did not end"))??;
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{text}` failed: {said}");
+        let unanswered = said.contains("no responders") || said.contains("Nats-Service-Error");
+        ensure!(!unanswered, "`{text}` was not answered: {said}");
+    }
+    eprintln!("{} commands of docs/operators.md, each exits 0", commands.len());
+    Ok(())
+}
+
+/// A folder that the CLI may keep its own settings in.
+fn tempfile() -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("holdfast-home-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
