@@ -161,12 +161,11 @@ async fn far_more_accounts_than_fit_into_memory_are_loaded_and_let_go() -> Resul
         backend.send(Verb::Release, account, r#"{"job_id":"released"}"#).await?;
     }
     for account in &accounts {
-        let codes = ["hold_exists", "hold_exists", "hold_exists"];
-        for (job, code) in jobs.iter().zip(codes) {
+        for job in jobs {
             let again = backend
                 .send(Verb::Reserve, account, &format!(r#"{{"amount":"0.1","job_id":"{job}"}}"#))
                 .await?;
-            assert_eq!(again.code.as_deref(), Some(code), "{account} {job}");
+            assert_eq!(again.code.as_deref(), Some("hold_exists"), "{account} {job}");
         }
         let late = backend.send(Verb::Capture, account, r#"{"job_id":"released"}"#).await?;
         assert_eq!(late.code.as_deref(), Some("hold_released"));

@@ -3,13 +3,10 @@
 use holdfast_core::Position;
 use holdfast_core::evolve::FoldError;
 use holdfast_projector::load;
-use holdfast_store::{Row, StoreError, read};
+use holdfast_store::{Row, StoreError, copy};
 use sqlx::PgConnection;
 
 use crate::folded::Folded;
-
-/// How many rows are read at once.
-const ROWS: i64 = 5_000;
 
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
@@ -29,19 +26,20 @@ pub async fn rows<E: From<StoreError>>(
     to: Position,
     mut visit: impl FnMut(Row) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut at = Position::default();
-    while at < to {
-        let rows = read::each_after(connection, partition, at, ROWS.min(to.0 - at.0)).await?;
-        if rows.is_empty() {
-            return Ok(());
+    let mut rows = copy::rows(connection, partition, Position::default(), to).await?;
+    let visited = loop {
+        match rows.next().await.map_err(E::from) {
+            Ok(Some(row)) => match visit(row) {
+                Ok(()) => {}
+                Err(error) => break Err(error),
+            },
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
         }
-        for row in rows {
-            let row = row?;
-            at = row.event.position;
-            visit(row)?;
-        }
-    }
-    Ok(())
+    };
+    // The connection is of use again only when everything that it sends has been taken.
+    rows.finish().await?;
+    visited
 }
 
 /// Folds the log up to `to`, or up to where the projections are.

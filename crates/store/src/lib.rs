@@ -8,6 +8,7 @@
 //! returned. A writer that was replaced updates nothing and so inserts nothing.
 
 pub mod connect;
+pub mod copy;
 pub mod error;
 pub mod head;
 pub mod lookup;

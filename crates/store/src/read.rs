@@ -14,16 +14,6 @@ pub async fn after(
     after: Position,
     limit: i64,
 ) -> Result<Vec<Row>, StoreError> {
-    each_after(connection, partition, after, limit).await?.into_iter().collect()
-}
-
-/// The same, each row by itself: one that cannot be read does not hide those before it.
-pub async fn each_after(
-    connection: &mut PgConnection,
-    partition: i16,
-    after: Position,
-    limit: i64,
-) -> Result<Vec<Result<Row, StoreError>>, StoreError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM ledger_event WHERE partition = $1 AND position > $2 ORDER BY position LIMIT $3"
     );
@@ -33,5 +23,5 @@ pub async fn each_after(
         .bind(limit)
         .fetch_all(connection)
         .await?;
-    Ok(rows.iter().map(Row::from_row).collect())
+    rows.iter().map(Row::from_row).collect()
 }

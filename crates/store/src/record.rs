@@ -106,41 +106,83 @@ pub struct Row {
     pub hash: Hash,
 }
 
-/// The columns that [`Row::from_row`] reads.
+/// The columns of a row, in the order of [`Fields`].
 pub(crate) const COLUMNS: &str = "partition, position, epoch, kind, account, hold, amount, posted, held, issuer, \
      command_id, fingerprint, lane_time, stored_time, body, envelope, hash";
 
+/// A row's columns as Postgres gives them, whichever way they came.
+pub(crate) struct Fields {
+    pub(crate) partition: i16,
+    pub(crate) position: i64,
+    pub(crate) epoch: i64,
+    pub(crate) kind: String,
+    pub(crate) account: Vec<u8>,
+    pub(crate) hold: Option<Uuid>,
+    pub(crate) amount: Option<i64>,
+    pub(crate) posted: i64,
+    pub(crate) held: i64,
+    pub(crate) issuer: String,
+    pub(crate) command_id: Uuid,
+    pub(crate) fingerprint: Vec<u8>,
+    pub(crate) lane_time: DateTime<Utc>,
+    pub(crate) stored_time: DateTime<Utc>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) envelope: Vec<u8>,
+    pub(crate) hash: Vec<u8>,
+}
+
 impl Row {
+    /// The row of a query that selected [`COLUMNS`].
     pub(crate) fn from_row(row: &PgRow) -> Result<Self, StoreError> {
-        let inconsistent =
-            |what: &str| StoreError::Inconsistent(format!("{what} of a row of the log cannot be read"));
-        let account: Vec<u8> = row.try_get("account")?;
-        let account = String::from_utf8(account).map_err(|_| inconsistent("the account"))?;
-        let columns = Columns {
-            position: Position(row.try_get("position")?),
-            time: moment(row.try_get("lane_time")?),
-            issuer: Issuer::from_log(row.try_get("issuer")?).map_err(|_| inconsistent("the issuer"))?,
-            command: row.try_get::<Uuid, _>("command_id")?,
-            account: AccountId::new(&account).map_err(|_| inconsistent("the account"))?,
+        Row::from_fields(Fields {
+            partition: row.try_get("partition")?,
+            position: row.try_get("position")?,
+            epoch: row.try_get("epoch")?,
+            kind: row.try_get("kind")?,
+            account: row.try_get("account")?,
+            hold: row.try_get("hold")?,
+            amount: row.try_get("amount")?,
             posted: row.try_get("posted")?,
             held: row.try_get("held")?,
+            issuer: row.try_get("issuer")?,
+            command_id: row.try_get("command_id")?,
+            fingerprint: row.try_get("fingerprint")?,
+            lane_time: row.try_get("lane_time")?,
+            stored_time: row.try_get("stored_time")?,
+            body: row.try_get("body")?,
+            envelope: row.try_get("envelope")?,
+            hash: row.try_get("hash")?,
+        })
+    }
+
+    /// Reads the event out of its columns, which must not contradict each other.
+    pub(crate) fn from_fields(fields: Fields) -> Result<Self, StoreError> {
+        let position = Position(fields.position);
+        let unreadable = |problem: &str| LogError::Body { position, problem: problem.to_owned() };
+        let account = String::from_utf8(fields.account).ok().and_then(|id| AccountId::new(&id).ok());
+        let columns = Columns {
+            position,
+            time: moment(fields.lane_time),
+            issuer: Issuer::from_log(&fields.issuer).map_err(|_| unreadable("the issuer is none"))?,
+            command: fields.command_id,
+            account: account.ok_or_else(|| unreadable("the account is none"))?,
+            posted: fields.posted,
+            held: fields.held,
         };
-        let body: Vec<u8> = row.try_get("body")?;
-        let event = Event::from_log(columns, &body)?;
-        let beside = (row.try_get::<&str, _>("kind")?, row.try_get("hold")?, row.try_get("amount")?);
+        let event = Event::from_log(columns, &fields.body)?;
+        let beside = (fields.kind.as_str(), fields.hold, fields.amount);
         if beside != (event.fact.kind().as_str(), event.fact.hold(), event.fact.amount()) {
-            let problem = "kind, hold or amount differ from the body".to_owned();
-            return Err(StoreError::Log(LogError::Body { position: event.position, problem }));
+            return Err(unreadable("kind, hold or amount differ from the body").into());
         }
         Ok(Row {
             event,
-            epoch: row.try_get("epoch")?,
-            partition: row.try_get("partition")?,
-            fingerprint: hash_of(row.try_get("fingerprint")?)?,
-            stored_time: moment(row.try_get("stored_time")?),
-            body,
-            envelope: row.try_get("envelope")?,
-            hash: hash_of(row.try_get("hash")?)?,
+            epoch: fields.epoch,
+            partition: fields.partition,
+            fingerprint: hash_of(fields.fingerprint)?,
+            stored_time: moment(fields.stored_time),
+            body: fields.body,
+            envelope: fields.envelope,
+            hash: hash_of(fields.hash)?,
         })
     }
 
