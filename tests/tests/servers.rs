@@ -18,35 +18,28 @@ const CRASHES: usize = 5;
 
 #[tokio::test]
 async fn postgres_killed_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let tenant = Tenant::new().await?;
-    let _ledger = Serve::start(&tenant).await?;
-    let load = Load::start(&client(&tenant, "backend").await?, CALLERS).await?;
-    for _ in 0..CRASHES {
-        served(&load).await?;
-        tenant::servers().await?.postgres.crash().await?;
-    }
-    served(&load).await?;
-    let books = load.stop().await?;
-    books.must_balance(&tenant, CALLERS).await?;
-    eprintln!("{CRASHES} kills of Postgres, {} outcomes, each once in the log", books.len());
-    Ok(())
+    survives("Postgres", async || tenant::servers().await?.postgres.crash().await).await
 }
 
 #[tokio::test]
 async fn nats_killed_under_load_loses_and_doubles_nothing() -> Result<()> {
+    survives("NATS", async || tenant::servers().await?.nats.crash().await).await
+}
+
+/// Lets `crash` happen several times under load; then everything must balance.
+async fn survives(what: &str, crash: impl AsyncFn() -> Result<()>) -> Result<()> {
     let _turn = TURN.lock().await;
     let tenant = Tenant::new().await?;
     let _ledger = Serve::start(&tenant).await?;
     let load = Load::start(&client(&tenant, "backend").await?, CALLERS).await?;
     for _ in 0..CRASHES {
         served(&load).await?;
-        tenant::servers().await?.nats.crash().await?;
+        crash().await?;
     }
     served(&load).await?;
     let books = load.stop().await?;
     books.must_balance(&tenant, CALLERS).await?;
-    eprintln!("{CRASHES} kills of NATS, {} outcomes, each once in the log", books.len());
+    eprintln!("{CRASHES} kills of {what}, {} outcomes, each once in the log", books.len());
     Ok(())
 }
 

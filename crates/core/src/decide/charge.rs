@@ -1,9 +1,10 @@
 //! `deduct` and `refund`: a charge without a hold, and charged money that is given back.
 
-use super::{Moved, References, Ruling, must_be_active, must_be_takeable, must_not_be_closed, units};
+use super::undo::{Undo, Undoable, undo};
+use super::{Moved, References, Ruling, must_be_active, must_be_takeable, units};
 use crate::account::Account;
 use crate::event::Fact;
-use crate::money::{Decimal, Units};
+use crate::money::Decimal;
 use crate::rejection::Rejection;
 use crate::text::Note;
 
@@ -22,24 +23,12 @@ pub(super) fn refund(
     reason: &Note,
     references: &References,
 ) -> Ruling {
-    must_not_be_closed(account)?;
-    let given = amount.map(|amount| units("amount", amount, account)).transpose()?;
-    let of = references.of.as_ref().filter(|of| of.account == account.id);
-    let (of, charged) = match of.map(|of| (of, of.moved)) {
-        Some((of, Moved::Charge(units))) => (of, units),
-        _ => return Err(Rejection::ChargeNotFound.into()),
+    let what = Undoable {
+        moved: |moved| if let Moved::Charge(units) = moved { Some(units) } else { None },
+        missing: Rejection::ChargeNotFound,
+        exceeds: |left| Rejection::ExceedsCharge { left },
     };
-    let left: Units = charged - of.undone;
-    let amount = given.unwrap_or(left);
-    if amount > left || amount == 0 {
-        return Err(Rejection::ExceedsCharge { left }.into());
-    }
+    let Undo { of, amount, n, total } = undo(account, amount, references, what)?;
     account.posted.checked_add(amount).ok_or(Rejection::BalanceOverflow)?;
-    Ok(Fact::Refunded {
-        of: of.position,
-        amount,
-        n: of.n + 1,
-        total: of.undone + amount,
-        reason: reason.clone(),
-    })
+    Ok(Fact::Refunded { of, amount, n, total, reason: reason.clone() })
 }

@@ -1,9 +1,10 @@
 //! `top_up` and `reverse_top_up`: money that comes in, and is taken back by who paid it.
 
+use super::undo::{Undo, Undoable, undo};
 use super::{Moved, References, Ruling, must_not_be_closed, units};
 use crate::account::Account;
 use crate::event::Fact;
-use crate::money::{Decimal, Units};
+use crate::money::Decimal;
 use crate::rejection::Rejection;
 use crate::text::{ExternalRef, Note};
 
@@ -31,25 +32,13 @@ pub(super) fn reverse(
     reason: &Note,
     references: &References,
 ) -> Ruling {
-    must_not_be_closed(account)?;
-    let given = amount.map(|amount| units("amount", amount, account)).transpose()?;
-    let of = references.of.as_ref().filter(|of| of.account == account.id);
-    let (of, topped_up) = match of.map(|of| (of, of.moved)) {
-        Some((of, Moved::TopUp(units))) => (of, units),
-        _ => return Err(Rejection::TopUpNotFound.into()),
+    let what = Undoable {
+        moved: |moved| if let Moved::TopUp(units) = moved { Some(units) } else { None },
+        missing: Rejection::TopUpNotFound,
+        exceeds: |left| Rejection::ExceedsTopUp { left },
     };
-    let left: Units = topped_up - of.undone;
-    let amount = given.unwrap_or(left);
-    if amount > left || amount == 0 {
-        return Err(Rejection::ExceedsTopUp { left }.into());
-    }
+    let Undo { of, amount, n, total } = undo(account, amount, references, what)?;
     // `available` is bounded as well as `posted`, so that it too always fits into 64 bits.
     account.available().checked_sub(amount).ok_or(Rejection::BalanceOverflow)?;
-    Ok(Fact::TopUpReversed {
-        of: of.position,
-        amount,
-        n: of.n + 1,
-        total: of.undone + amount,
-        reason: reason.clone(),
-    })
+    Ok(Fact::TopUpReversed { of, amount, n, total, reason: reason.clone() })
 }

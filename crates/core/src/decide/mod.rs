@@ -15,6 +15,7 @@ mod holds;
 mod release;
 mod reserve;
 mod terms;
+mod undo;
 
 #[cfg(test)]
 mod cases;
