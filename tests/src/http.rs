@@ -16,6 +16,8 @@ pub struct Answer {
     pub status: u16,
     /// The media type.
     pub content_type: String,
+    /// The names of the headers that are the same for every answer of a kind.
+    pub headers: Vec<String>,
     /// The body; null when it is not JSON.
     pub body: Value,
     text: String,
@@ -82,8 +84,15 @@ impl Http {
         let content_type =
             response.headers().get("content-type").map(|value| value.to_str().map(str::to_owned));
         let content_type = content_type.transpose()?.unwrap_or_default();
+        let headers = response.headers().keys().map(ToString::to_string).collect();
         let text = String::from_utf8(response.into_body().collect().await?.to_bytes().to_vec());
         let text = text.context("a body that is not UTF-8")?;
-        Ok(Answer { status, content_type, body: serde_json::from_str(&text).unwrap_or_default(), text })
+        Ok(Answer {
+            status,
+            content_type,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or_default(),
+            text,
+        })
     }
 }

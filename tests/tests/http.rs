@@ -93,7 +93,7 @@ async fn bad_input_is_told_by_member_and_leaves_no_row() -> Result<()> {
         ("/deduct", r"[]", 400, "object"),
         ("/deduct", "not json", 400, "object"),
         ("/capture", r#"{"user_id":"u","amount":1}"#, 400, "hold_id"),
-        ("/account", r#"{"user_id":"a\u0000b"}"#, 400, "account"),
+        ("/account", r#"{"user_id":"a\u0000b"}"#, 400, "user_id"),
     ];
     for (route, body, status, word) in cases {
         let answer = http.post_text(route, body).await?;
@@ -131,7 +131,7 @@ async fn without_the_token_every_route_answers_the_same_bytes() -> Result<()> {
             let stranger = Http::new(serve.http(), token);
             for answer in [stranger.get(route).await?, stranger.post_text(route, "{").await?] {
                 assert_eq!(answer.status, 403, "{route} {token:?}");
-                answers.insert(answer.body.to_string());
+                answers.insert(format!("{:?} {}", answer.headers, answer.body));
                 tried += 1;
             }
         }
@@ -168,6 +168,23 @@ async fn a_repeated_post_is_carried_out_once() -> Result<()> {
     }
     let mut connection = database(&tenant).await?;
     assert_eq!(count(&mut connection, "SELECT count(*) FROM ledger_event").await?, 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_would_not_fit_through_the_bus_is_refused_before_it() -> Result<()> {
+    let (_tenant, _serve, http) = ledger().await?;
+    let long = "u".repeat(6_000);
+    let refused = http.post("/account", &json!({"user_id": long})).await?;
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    http.post("/account", &json!({"user_id": "u"})).await?;
+    let reason = "x".repeat(65_400 - 40);
+    let body = format!(r#"{{"user_id":"u","amount":1,"reason":"{reason}"}}"#);
+    assert_eq!(http.post_text("/deduct", &body).await?.status, 413);
+    let job = http.post("/release", &json!({"user_id": "u", "job_id": ""})).await?;
+    assert_eq!((job.status, text(&job, "code")), (400, Some("invalid_request")));
+    let doubled = http.clone().with_key("a").with_key("b");
+    assert_eq!(doubled.post("/deduct", &json!({"user_id": "u", "amount": 1})).await?.status, 400);
     Ok(())
 }
 

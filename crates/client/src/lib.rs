@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Timestamp, Verb};
+use holdfast_protocol::envelope::ENVELOPE_MAX_BYTES;
 use holdfast_protocol::outcome::{FINGERPRINT_HEADER, SIGNATURE_HEADER, signature_holds};
 use holdfast_protocol::token::hex;
 use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
@@ -55,6 +56,12 @@ pub enum ClientError {
     Unavailable {
         /// The command.
         id: CommandId,
+    },
+    /// The signed envelope would be larger than the ledger reads; nothing was sent.
+    #[error("the signed command has {bytes} bytes, at most {ENVELOPE_MAX_BYTES} are read")]
+    TooLarge {
+        /// How large it would be.
+        bytes: usize,
     },
     /// The body is not JSON.
     #[error("the body cannot be written as JSON: {0}")]
@@ -126,6 +133,9 @@ impl Client {
     pub async fn send(&self, request: Request<'_>) -> Result<Outcome, ClientError> {
         let draft = self.draft(&request, &self.instance);
         let (subject, payload) = (draft.subject(&self.options.keys.issuer), self.sign(&draft));
+        if payload.len() > ENVELOPE_MAX_BYTES {
+            return Err(ClientError::TooLarge { bytes: payload.len() });
+        }
         let said = fingerprint(request.verb.as_str(), request.account, request.body.get().as_bytes());
         let waiting = self.wait_for(request.id, hex(&said));
         let mut outcome = waiting.outcome;

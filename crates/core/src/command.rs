@@ -303,11 +303,19 @@ impl Keys<'_> {
     }
 
     fn of_job(&self, job: &JobId) -> Result<HoldId, Refusal> {
-        if job.as_str().len() > JOB_ID_MAX_BYTES {
-            return Err(Refusal::invalid("job_id", format!("has more than {JOB_ID_MAX_BYTES} bytes")));
-        }
-        Ok(derived_id(self.issuer, Verb::Reserve.as_str(), job.as_str()))
+        hold_of_job(self.issuer, job)
     }
+}
+
+/// The hold that `job` stands for when `issuer` reserves for it.
+///
+/// # Errors
+/// [`Refusal::InvalidCommand`] when it has more than 128 bytes.
+pub fn hold_of_job(issuer: &Issuer, job: &JobId) -> Result<HoldId, Refusal> {
+    if job.as_str().len() > JOB_ID_MAX_BYTES {
+        return Err(Refusal::invalid("job_id", format!("has more than {JOB_ID_MAX_BYTES} bytes")));
+    }
+    Ok(derived_id(issuer, Verb::Reserve.as_str(), job.as_str()))
 }
 
 /// A job id is hashed as bytes, so it is bounded in bytes.

@@ -15,13 +15,12 @@ use std::time::Duration;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use chrono::SecondsFormat;
 use holdfast_core::Position;
 use holdfast_protocol::event::{CHAIN_HEADER, EventView, headers};
 use holdfast_protocol::subject;
 use holdfast_protocol::token::hex;
 use holdfast_store::connect::connect;
-use holdfast_store::record::date;
+use holdfast_store::record::rfc3339;
 use holdfast_store::{Role, Row, StoreError, head, lookup, read};
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -50,8 +49,6 @@ pub struct Relay {
     pub client: Client,
     /// The lane's last committed position, to wake by.
     pub committed: watch::Receiver<Position>,
-    /// The last published position.
-    pub published: watch::Sender<Position>,
     /// How it is doing.
     pub health: Arc<Health>,
 }
@@ -64,6 +61,12 @@ enum RelayError {
     Bus(#[from] BusError),
     #[error("{0}; after looking into it run `holdfast relay rebuild`")]
     Foreign(String),
+}
+
+/// Metrics are floats; positions stay exact far beyond any log that exists.
+#[allow(clippy::cast_precision_loss)]
+fn approximate(position: Position) -> f64 {
+    position.0 as f64
 }
 
 impl Relay {
@@ -89,7 +92,7 @@ impl Relay {
         let mut at = self.check(&mut connection, &stream).await?;
         loop {
             self.health.well("relay");
-            self.published.send_replace(at);
+            metrics::gauge!("holdfast_relay_position").set(approximate(at));
             let rows = read::after(&mut connection, self.partition, at, BATCH_EVENTS_MAX).await?;
             match rows.last() {
                 Some(last) => {
@@ -174,7 +177,7 @@ impl Relay {
 
     fn message(&self, row: &Row) -> (String, HeaderMap, Bytes) {
         let event = &row.event;
-        let time = date(event.time).to_rfc3339_opts(SecondsFormat::Micros, true);
+        let time = rfc3339(event.time);
         let mut map = HeaderMap::new();
         for (name, value) in headers(event, self.partition, &self.audience, &time, &row.hash) {
             map.insert(name, value);

@@ -24,6 +24,8 @@ pub(crate) struct LedgerMonitor {
     pub(crate) pool: PgPool,
     pub(crate) nats: Client,
     pub(crate) projected: watch::Receiver<Position>,
+    /// What is wrong with the projector.
+    pub(crate) projector: watch::Receiver<Option<String>>,
 }
 
 impl Monitor for LedgerMonitor {
@@ -31,6 +33,7 @@ impl Monitor for LedgerMonitor {
         async {
             let mut parts =
                 vec![("postgres".to_owned(), self.postgres().await), ("nats".to_owned(), self.bus())];
+            parts.push(("projector".to_owned(), self.projector.borrow().clone()));
             parts.extend(self.health.parts().into_iter().map(|(part, problem)| (part.to_owned(), problem)));
             parts
         }
@@ -42,12 +45,15 @@ impl Monitor for LedgerMonitor {
             let jetstream = jetstream::new(self.nats.clone());
             let stream = tokio::time::timeout(ANSWER_WITHIN, jetstream.get_stream(bus::COMMANDS)).await;
             let stream = stream.map_err(|_| "NATS does not answer")?.map_err(|error| error.to_string())?;
-            let last_sequence = stream.cached_info().state.last_sequence;
+            let info = stream.cached_info();
+            let last_sequence = info.state.last_sequence;
             let mut connection = self.pool.acquire().await.map_err(|error| error.to_string())?;
             let head = head::read(&mut connection, PARTITION).await.map_err(|error| error.to_string())?;
             let open_holds =
                 queries::open_holds(&mut connection, PARTITION).await.map_err(|error| error.to_string())?;
-            let applied = head.applied.sequence;
+            // Of a stream that was replaced nothing is applied yet.
+            let same = info.created.timestamp_nanos_opt() == Some(head.applied.stream_created);
+            let applied = if same { head.applied.sequence } else { 0 };
             Ok(QueueStats {
                 queued: last_sequence.saturating_sub(applied),
                 applied,

@@ -16,7 +16,7 @@ use holdfast_engine::{Health, Lane, LaneConfig, Relay, SystemClock, bus};
 use holdfast_http::{Facade, FacadeConfig};
 use holdfast_projector::Projector;
 use holdfast_protocol::verify::Rules;
-use holdfast_protocol::{ClientKeys, RootToken};
+use holdfast_protocol::{ClientKeys, Issuers, RootToken};
 use holdfast_store::Role;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -34,8 +34,6 @@ pub(crate) const PARTITION: i16 = 0;
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 /// Connections that answer reads.
 const READERS: u32 = 8;
-/// The generation of the façade's own keys.
-const HTTP_GENERATION: u32 = 1;
 /// How often the issuers' file is looked at.
 const ISSUERS_EVERY: Duration = Duration::from_secs(5);
 
@@ -71,6 +69,12 @@ impl IssuersSource {
     }
 }
 
+/// What only the façade needs.
+struct FacadeParts {
+    keys: ClientKeys,
+    metrics: PrometheusHandle,
+}
+
 /// A running ledger.
 pub(crate) struct Ledger {
     parts: JoinSet<Result<()>>,
@@ -86,7 +90,10 @@ impl Ledger {
         let listener = TcpListener::bind(&config.http).await;
         let listener = listener.with_context(|| format!("listening on {}", config.http))?;
         let http = listener.local_addr()?;
+        // Recording begins before there is anything to record.
+        let metrics = metrics_handle()?;
         let issuers = config.issuers.read()?;
+        let http_keys = http_keys(&config.roots[0], &issuers)?;
         let (rules, watched_rules) =
             watch::channel(Arc::new(settings::rules(&config.roots, &issuers, &config.audience)?));
         let intake = bus::connect(&config.nats_url, "holdfast lane").await?;
@@ -96,7 +103,7 @@ impl Ledger {
         let queries = bus::connect(&config.nats_url, "holdfast services").await?;
         let (committed_sender, committed) = watch::channel(Position::default());
         let (projected_sender, projected) = watch::channel(Position::default());
-        let (published, _) = watch::channel(Position::default());
+        let (problem_sender, projector_problem) = watch::channel(None);
         let health = Arc::new(Health::default());
         health.starting("lane");
         let stop = CancellationToken::new();
@@ -120,6 +127,7 @@ impl Ledger {
             partition: PARTITION,
             committed: committed.clone(),
             checkpoint: projected_sender,
+            problem: problem_sender,
         };
         let relay = Relay {
             database_url: config.database_url.clone(),
@@ -127,7 +135,6 @@ impl Ledger {
             audience: config.audience.clone(),
             client: events,
             committed: committed.clone(),
-            published,
             health: Arc::clone(&health),
         };
         let mut parts = JoinSet::new();
@@ -145,7 +152,11 @@ impl Ledger {
         });
         let mut ledger = Ledger { parts, stop, health, http };
         ledger.leading().await?;
-        ledger.open(&config, listener, queries, projected).await?;
+        let health = Arc::clone(&ledger.health);
+        let pool = holdfast_store::connect::pool(&config.database_url, Role::Reader, READERS)?;
+        let nats = queries;
+        let monitor = LedgerMonitor { health, pool, nats, projected, projector: projector_problem };
+        ledger.open(&config, listener, monitor, FacadeParts { keys: http_keys, metrics }).await?;
         let follow = follow_issuers(config, rules, ledger.stop.clone());
         ledger.parts.spawn(follow);
         Ok(ledger)
@@ -169,26 +180,24 @@ impl Ledger {
         &mut self,
         config: &LedgerConfig,
         listener: TcpListener,
-        nats: async_nats::Client,
-        projected: watch::Receiver<Position>,
+        monitor: LedgerMonitor,
+        facade: FacadeParts,
     ) -> Result<()> {
-        let pool = holdfast_store::connect::pool(&config.database_url, Role::Reader, READERS)?;
-        let health = Arc::clone(&self.health);
-        let monitor =
-            LedgerMonitor { health, pool: pool.clone(), nats: nats.clone(), projected: projected.clone() };
-        let monitor = Arc::new(monitor);
-        let keys = ClientKeys::derive(&config.roots[0], &Issuer::new("http")?, HTTP_GENERATION);
-        let options =
-            ClientOptions { nats_url: config.http_nats_url.clone(), keys, audience: config.audience.clone() };
+        let (nats, pool, monitor) = (monitor.nats.clone(), monitor.pool.clone(), Arc::new(monitor));
+        let options = ClientOptions {
+            nats_url: config.http_nats_url.clone(),
+            keys: facade.keys,
+            audience: config.audience.clone(),
+        };
         let facade = Facade::new(FacadeConfig {
             client: Client::connect(options).await?,
             pool: pool.clone(),
             partition: PARTITION,
-            projected,
+            projected: monitor.projected.clone(),
             monitor: Arc::clone(&monitor) as Arc<dyn holdfast_http::Monitor>,
             tokens: config.roots.iter().map(|root| root.text().clone()).collect(),
             docs: config.tuning.docs,
-            metrics: metrics_handle()?,
+            metrics: facade.metrics,
         });
         let stop = self.stop.clone();
         self.parts.spawn(async move {
@@ -216,6 +225,16 @@ impl Ledger {
         };
         tokio::time::timeout(STOP_WITHIN, all).await.context("the ledger did not stop in time")?
     }
+}
+
+/// The façade's own keys, of the newest generation that is accepted from it.
+fn http_keys(root: &RootToken, issuers: &str) -> Result<ClientKeys> {
+    let (http, issuers) = (Issuer::new("http")?, Issuers::parse(issuers)?);
+    let rights = issuers.iter().find(|(issuer, _)| **issuer == http).map(|(_, rights)| rights);
+    let generation = rights.and_then(|rights| rights.generations.iter().max());
+    let generation =
+        generation.context("the issuers' file does not list `http`, which the HTTP façade signs as")?;
+    Ok(ClientKeys::derive(root, &http, *generation))
 }
 
 /// Metrics are recorded by one recorder for the whole process.

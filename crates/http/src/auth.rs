@@ -44,13 +44,17 @@ pub(crate) async fn authorize(State(facade): State<Arc<Facade>>, request: Reques
     let open = is_open(request.uri().path(), facade.docs_are_open());
     if !open && !facade.tokens().accept(request.headers()) {
         tracing::warn!("Unauthorized request: invalid/missing X-INTERNAL-TOKEN");
-        return Problem::new(StatusCode::FORBIDDEN, "forbidden", "a valid X-INTERNAL-TOKEN is needed").into();
+        let problem = Problem::new(StatusCode::FORBIDDEN, "forbidden", "a valid X-INTERNAL-TOKEN is needed");
+        return never_stored(problem.into());
     }
     if !open {
         let user = request.headers().get(USER).and_then(|value| value.to_str().ok()).unwrap_or("unknown");
         tracing::info!("Authorized request for user {user} with valid internal token");
     }
-    let mut response = next.run(request).await;
+    never_stored(next.run(request).await)
+}
+
+fn never_stored(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

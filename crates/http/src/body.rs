@@ -32,8 +32,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 
 fn broken(error: &(dyn std::error::Error + 'static)) -> Problem {
     if error.is::<LengthLimitError>() {
-        let detail = format!("a body has at most {BODY_MAX_BYTES} bytes");
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail);
+        return Problem::too_large();
     }
     Problem::invalid("the body could not be read")
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use futures_util::future::BoxFuture;
 use holdfast_client::{Client, ClientError, Request};
+use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Issuer, Position, Verb};
 use holdfast_protocol::Outcome;
 use holdfast_store::{StoreError, head, lookup};
@@ -128,7 +129,8 @@ impl Facade {
         };
         let outcome = match self.config.client.send(request).await {
             Ok(outcome) => outcome,
-            Err(ClientError::Unavailable { id }) => self.look_up(id).await?,
+            Err(ClientError::Unavailable { .. }) => self.look_up(&command).await?,
+            Err(ClientError::TooLarge { .. }) => return Err(Problem::too_large()),
             Err(error) => return Err(Problem::unavailable(error.to_string())),
         };
         if let Some(position) = outcome.position {
@@ -137,16 +139,17 @@ impl Facade {
         if outcome.accepted() { Ok(outcome) } else { Err(Problem::of_outcome(&outcome)) }
     }
 
-    /// The outcome may have been decided and lost on its way: the log knows.
-    async fn look_up(&self, id: CommandId) -> Result<Outcome, Problem> {
-        let unknown = || {
-            let detail = "the ledger has not answered in time; repeat the request with the same Idempotency-Key or job_id";
-            Problem::unavailable(detail).with("id", id.to_string())
-        };
+    /// The outcome may have been decided and lost on its way: the log knows. It must be of this
+    /// very command: another may have used the id before.
+    async fn look_up(&self, command: &Sending<'_>) -> Result<Outcome, Problem> {
+        let id = command.id;
+        let unknown = || Problem::unavailable(command.what_to_do()).with("id", id.to_string());
         let mut connection = self.connection().await.map_err(|_| unknown())?;
         let key = (self.issuer.clone(), id);
         let rows = lookup::commands(&mut connection, self.config.partition, std::slice::from_ref(&key)).await;
-        let row = rows.map_err(|_| unknown())?.remove(&key).ok_or_else(unknown)?;
+        let said = fingerprint(command.verb.as_str(), command.account, command.body.get().as_bytes());
+        let row = rows.map_err(|_| unknown())?.remove(&key).filter(|row| row.fingerprint == said);
+        let row = row.ok_or_else(unknown)?;
         Ok(Outcome::of_event(id, &row.event, true))
     }
 
@@ -190,6 +193,21 @@ pub(crate) struct Sending<'a> {
     pub(crate) body: &'a RawValue,
     /// Whether the caller can repeat it under the same id.
     pub(crate) repeatable: bool,
+}
+
+impl Sending<'_> {
+    /// What a caller is told to do that was not answered.
+    fn what_to_do(&self) -> &'static str {
+        if self.repeatable {
+            "the ledger has not answered in time; repeat the request with the same Idempotency-Key or job_id"
+        } else if self.verb.expires() {
+            "the ledger has not answered in time, and carries this out no more after a few seconds; look at the \
+             account before you repeat it"
+        } else {
+            "the ledger has not answered in time and may still carry this out; look at the account before you \
+             repeat it, and send an Idempotency-Key with it"
+        }
+    }
 }
 
 /// A database that does not answer; its words are for the log, not for callers.

@@ -52,6 +52,12 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
+    /// More than a command may have.
+    pub(crate) fn too_large() -> Self {
+        let detail = "a request has at most 64 KiB, signature included";
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
     /// Something that is needed does not answer.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)

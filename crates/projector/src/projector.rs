@@ -26,6 +26,8 @@ pub struct Projector {
     pub committed: watch::Receiver<Position>,
     /// Where the tables are, for those who wait for it.
     pub checkpoint: watch::Sender<Position>,
+    /// What is wrong, if anything is.
+    pub problem: watch::Sender<Option<String>>,
 }
 
 impl Projector {
@@ -36,6 +38,7 @@ impl Projector {
                 () = stop.cancelled() => return,
                 result = self.follow() => {
                     let Err(error) = result;
+                    self.problem.send_replace(Some(error.to_string()));
                     tracing::warn!(%error, "the projector goes on from its checkpoint");
                 }
             }
@@ -52,6 +55,7 @@ impl Projector {
         loop {
             let next = step(&mut connection, Tables::Live, self.partition).await?;
             self.checkpoint.send_replace(next);
+            self.problem.send_if_modified(|problem| problem.take().is_some());
             let committed = self.committed.borrow_and_update().0;
             metrics::gauge!("holdfast_projector_position").set(approximate(next.0));
             metrics::gauge!("holdfast_projector_lag_events").set(approximate((committed - next.0).max(0)));

@@ -83,8 +83,6 @@ pub struct Winner {
 
 /// The kind of an outcome that left no row.
 pub const REFUSED: &str = "refused";
-/// The code of an outcome that is not known yet: try again with the same id and bytes.
-pub const UNAVAILABLE: &str = "unavailable";
 
 impl Outcome {
     fn bare(id: CommandId, kind: &str, account: &str) -> Self {

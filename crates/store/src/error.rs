@@ -16,6 +16,9 @@ pub enum StoreError {
         /// The database's words.
         message: String,
     },
+    /// The tables are not there.
+    #[error("the database has not this version's schema; run `holdfast migrate`")]
+    Unmigrated,
     /// A stored row cannot be read, or what was read contradicts the log.
     #[error("the log cannot be read: {0}")]
     Log(#[from] LogError),
@@ -32,6 +35,10 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let sqlstate = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         match sqlstate {
+            // An undefined table, column, function, schema or role.
+            Some(sqlstate) if ["42P01", "42703", "42883", "3F000"].contains(&sqlstate.as_str()) => {
+                StoreError::Unmigrated
+            }
             Some(sqlstate) if sqlstate.starts_with("22") || sqlstate.starts_with("23") => {
                 StoreError::Content { sqlstate, message: error.to_string() }
             }

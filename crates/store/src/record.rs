@@ -242,6 +242,12 @@ pub fn moment(at: DateTime<Utc>) -> Timestamp {
     Timestamp::from_micros(at.timestamp_micros())
 }
 
+/// A moment as people and programs read it: RFC 3339 in UTC, to the microsecond.
+#[must_use]
+pub fn rfc3339(at: Timestamp) -> String {
+    date(at).to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
+
 /// A moment as stored.
 #[must_use]
 pub fn date(at: Timestamp) -> DateTime<Utc> {

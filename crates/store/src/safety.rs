@@ -33,7 +33,7 @@ pub async fn problems(connection: &mut PgConnection) -> Result<Vec<String>, Stor
     }
     // `remote_apply` waits for more than `on` does; everything else for less.
     if !["on", "remote_apply"].contains(&commit.as_str()) {
-        problems.push(format!("synchronous_commit is {commit}; set it to on for the ledger's role"));
+        problems.push(format!("synchronous_commit is {commit}; set it to on for the database or its login"));
     }
     Ok(problems)
 }

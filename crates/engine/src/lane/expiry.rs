@@ -73,9 +73,20 @@ impl Horizons {
         });
     }
 
+    /// Takes the answer if it is there.
+    pub(super) fn look(&mut self) {
+        if let Ok(answer) = self.answers.1.try_recv() {
+            self.take(answer);
+        }
+    }
+
     /// Waits for the answer; for ever when nothing was asked. Safe to drop.
     pub(super) async fn answered(&mut self) {
         let answer = self.answers.1.recv().await.flatten();
+        self.take(answer);
+    }
+
+    fn take(&mut self, answer: Option<Horizon>) {
         self.asking = false;
         if let Some(horizon) = answer {
             self.latest = Some((horizon, Instant::now()));

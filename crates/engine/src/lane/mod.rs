@@ -91,7 +91,12 @@ impl Lane {
             };
             match result {
                 Ok(()) => return Ok(()),
-                Err(error @ (StoreError::Fenced | StoreError::Inconsistent(_) | StoreError::Log(_))) => {
+                Err(
+                    error @ (StoreError::Fenced
+                    | StoreError::Unmigrated
+                    | StoreError::Inconsistent(_)
+                    | StoreError::Log(_)),
+                ) => {
                     self.health.ill("lane", error.to_string());
                     return Err(LaneError::Store(error));
                 }

@@ -128,6 +128,11 @@ impl<'a> Reign<'a> {
                 () = tokio::time::sleep(FULL_PAUSE) => return Step::Again,
             }
         }
+        // Looked at here and not only below: a queue that is never empty must not put them off.
+        self.horizons.look();
+        if Instant::now() >= self.trim_at {
+            self.trim();
+        }
         let applied = &self.writer.head().applied;
         let due_in = self.due_in();
         if due_in.is_zero() {
@@ -146,10 +151,7 @@ impl<'a> Reign<'a> {
             },
             () = self.horizons.answered() => Step::Again,
             () = wake => Step::Again,
-            () = tokio::time::sleep_until(self.trim_at) => {
-                self.trim();
-                Step::Again
-            }
+            () = tokio::time::sleep_until(self.trim_at) => Step::Again,
         }
     }
 
@@ -256,8 +258,10 @@ impl<'a> Reign<'a> {
                 self.refused.silent(*reason, delivery);
             }
         }
-        metrics::counter!("holdfast_events_total").increment(batch.records.len() as u64);
-        metrics::counter!("holdfast_commits_total").increment(1);
+        if !batch.records.is_empty() {
+            metrics::counter!("holdfast_events_total").increment(batch.records.len() as u64);
+            metrics::counter!("holdfast_commits_total").increment(1);
+        }
     }
 
     /// The outcomes of a batch that is committed.

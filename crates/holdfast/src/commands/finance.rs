@@ -49,7 +49,7 @@ pub(crate) async fn run_replay(args: ReplayArgs, output: Output) -> Result<Exit>
     sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut connection).await?;
     let head = head::read(&mut connection, PARTITION).await?.position;
     if args.to.is_some_and(|to| !(0..=head.0).contains(&to)) {
-        bail!("--to: the log has positions 1 to {head}");
+        bail!("--to: the log ends at position {head}");
     }
     let along = Along::new("replaying");
     let to = args.to.map(Position);

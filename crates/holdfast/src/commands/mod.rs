@@ -46,6 +46,12 @@ impl Exit {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let unavailable = error.chain().any(|cause| {
             matches!(cause.downcast_ref(), Some(holdfast_store::StoreError::Unavailable(_)))
+                || matches!(
+                    cause.downcast_ref(),
+                    Some(holdfast_audit::replay::ReplayError::Store(
+                        holdfast_store::StoreError::Unavailable(_)
+                    ))
+                )
                 || cause.is::<holdfast_engine::bus::BusError>()
                 || cause.is::<holdfast_engine::LaneError>()
                 || cause.is::<holdfast_client::ClientError>()

@@ -101,7 +101,7 @@ fn show(outcome: &Outcome, output: Output) -> Result<()> {
     if output == Output::Json {
         return output::json(outcome);
     }
-    let mut table = output::table(&["", ""]);
+    let mut table = output::table(&["member", "value"]);
     if let serde_json::Value::Object(members) = serde_json::to_value(outcome)? {
         for (name, value) in members {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

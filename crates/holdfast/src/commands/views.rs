@@ -4,7 +4,7 @@ use holdfast_core::Account;
 use holdfast_projector::queries::HoldView;
 use holdfast_protocol::event::EventView;
 use holdfast_store::Row;
-use holdfast_store::record::date;
+use holdfast_store::record::rfc3339;
 use serde_json::{Value, json};
 
 /// An account with its balances in whole units.
@@ -34,8 +34,8 @@ pub(crate) fn hold(view: &HoldView) -> Value {
         "captured": money(view.hold.captured),
         "absorbed": money(view.hold.absorbed),
         "policies": view.hold.policies,
-        "reserved_at": date(view.hold.reserved_at).to_rfc3339(),
-        "expires_at": date(view.hold.expires_at).to_rfc3339(),
+        "reserved_at": rfc3339(view.hold.reserved_at),
+        "expires_at": rfc3339(view.hold.expires_at),
         "ended": view.hold.ended,
         "job_id": view.job_id,
         "saga": view.saga,
@@ -45,6 +45,6 @@ pub(crate) fn hold(view: &HoldView) -> Value {
 
 /// An event as `LEDGER_EVENTS` carries it.
 pub(crate) fn event(row: &Row) -> Value {
-    let view = EventView::new(&row.event, date(row.event.time).to_rfc3339());
+    let view = EventView::new(&row.event, rfc3339(row.event.time));
     serde_json::to_value(view).expect("an event is plain values")
 }

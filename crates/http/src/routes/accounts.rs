@@ -45,11 +45,11 @@ struct Body<'a> {
 #[utoipa::path(post, path = "/account", request_body = OpenAccount, responses(
     (status = 201, description = "opened", body = Done),
     (status = 200, description = "it was opened on the same terms before", body = Done),
-    (status = 400, description = "a member is wrong; the detail names it", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 409, description = "it was opened on other terms before", body = Document),
-    (status = 413, description = "more than 64 KiB", body = Document),
-    (status = 503, description = "no outcome in time", body = Document),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "it was opened on other terms before", body = Document, content_type = "application/problem+json"),
+    (status = 413, description = "more than 64 KiB", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "no outcome in time", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn open(
     State(facade): State<Arc<Facade>>,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use holdfast_core::id::derived_id;
+use holdfast_core::body::JobId;
+use holdfast_core::command::hold_of_job;
 use holdfast_core::{HoldId, Verb};
 use holdfast_projector::queries;
 use serde::{Deserialize, Serialize};
@@ -58,13 +59,13 @@ struct ReserveBody<'a> {
 /// Reserves money for a call.
 #[utoipa::path(post, path = "/reserve", request_body = Reserve, responses(
     (status = 201, description = "reserved", body = Done),
-    (status = 400, description = "a member is wrong; the detail names it", body = Document),
-    (status = 402, description = "insufficient funds", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such account", body = Document),
-    (status = 409, description = "the hold exists, or the account is frozen or closed", body = Document),
-    (status = 413, description = "more than 64 KiB", body = Document),
-    (status = 503, description = "no outcome in time", body = Document),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document, content_type = "application/problem+json"),
+    (status = 402, description = "insufficient funds", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such account", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "the hold exists, or the account is frozen or closed", body = Document, content_type = "application/problem+json"),
+    (status = 413, description = "more than 64 KiB", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "no outcome in time", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn reserve(
     State(facade): State<Arc<Facade>>,
@@ -118,12 +119,12 @@ struct CaptureBody<'a> {
 /// Charges what a call really cost.
 #[utoipa::path(post, path = "/capture", request_body = Capture, responses(
     (status = 200, description = "charged", body = Done),
-    (status = 400, description = "a member is wrong; the detail names it", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such hold or account", body = Document),
-    (status = 409, description = "the hold has ended, holds less, or is in two accounts", body = Document),
-    (status = 413, description = "more than 64 KiB", body = Document),
-    (status = 503, description = "no outcome in time", body = Document),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such hold or account", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "the hold has ended, holds less, or is in two accounts", body = Document, content_type = "application/problem+json"),
+    (status = 413, description = "more than 64 KiB", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "no outcome in time", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn capture(
     State(facade): State<Arc<Facade>>,
@@ -168,12 +169,12 @@ struct ReleaseBody<'a> {
 /// Frees a hold; with `user_id`, also one that was never reserved, which then never can be.
 #[utoipa::path(post, path = "/release", request_body = Release, responses(
     (status = 200, description = "freed", body = Done),
-    (status = 400, description = "a member is wrong; the detail names it", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such hold or account", body = Document),
-    (status = 409, description = "the hold has ended, or is in two accounts", body = Document),
-    (status = 413, description = "more than 64 KiB", body = Document),
-    (status = 503, description = "no outcome in time", body = Document),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such hold or account", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "the hold has ended, or is in two accounts", body = Document, content_type = "application/problem+json"),
+    (status = 413, description = "more than 64 KiB", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "no outcome in time", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn release(
     State(facade): State<Arc<Facade>>,
@@ -192,7 +193,11 @@ pub(super) async fn release(
 fn hold_of(facade: &Facade, hold_id: Option<Uuid>, job_id: Option<&str>) -> Result<HoldId, Problem> {
     match (hold_id, job_id) {
         (Some(hold), None) => Ok(hold),
-        (None, Some(job)) => Ok(derived_id(facade.issuer(), Verb::Reserve.as_str(), job)),
+        (None, Some(job)) => {
+            let job = JobId::try_from(job.to_owned());
+            let job = job.map_err(|error| Problem::invalid(format!("job_id: {error}")))?;
+            hold_of_job(facade.issuer(), &job).map_err(|refusal| Problem::invalid(refusal.detail()))
+        }
         (None, None) => Err(Problem::invalid("hold_id: is missing; give hold_id or job_id")),
         (Some(_), Some(_)) => Err(Problem::invalid("job_id: must not be given beside hold_id")),
     }

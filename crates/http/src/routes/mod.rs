@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::{Router, middleware};
+use tower::Layer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -67,7 +68,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// The whole façade, behind its token.
 pub fn router(facade: Arc<Facade>) -> Router {
     let (routes, api) = described().split_for_parts();
-    routes
+    let inner: Router = routes
         .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
         .fallback(async || Problem::not_found("route"))
         .method_not_allowed_fallback(async || {
@@ -77,7 +78,8 @@ pub fn router(facade: Arc<Facade>) -> Router {
                 "this route takes another method",
             )
         })
-        // Outermost: nothing of a request is looked at before its token.
-        .layer(middleware::from_fn_with_state(Arc::clone(&facade), authorize))
-        .with_state(facade)
+        .with_state(Arc::clone(&facade));
+    // Around the router, not in it: a router would tell by `Allow` headers which routes there are.
+    let guarded = middleware::from_fn_with_state(facade, authorize).layer(inner);
+    Router::new().fallback_service(guarded)
 }

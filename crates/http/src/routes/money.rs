@@ -43,12 +43,12 @@ struct TopUpBody<'a> {
 /// Adds money to an account.
 #[utoipa::path(post, path = "/top_up", request_body = TopUp, responses(
     (status = 200, description = "booked", body = Done),
-    (status = 400, description = "a member is wrong; the detail names it", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such account", body = Document),
-    (status = 409, description = "the external_ref was booked before, or the account is closed", body = Document),
-    (status = 413, description = "more than 64 KiB", body = Document),
-    (status = 503, description = "no outcome in time", body = Document),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such account", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "the external_ref was booked before, or the account is closed", body = Document, content_type = "application/problem+json"),
+    (status = 413, description = "more than 64 KiB", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "no outcome in time", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn top_up(
     State(facade): State<Arc<Facade>>,
@@ -87,13 +87,13 @@ struct DeductBody<'a> {
 /// Charges an account at once.
 #[utoipa::path(post, path = "/deduct", request_body = Deduct, responses(
     (status = 200, description = "charged", body = Done),
-    (status = 400, description = "a member is wrong; the detail names it", body = Document),
-    (status = 402, description = "insufficient funds", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such account", body = Document),
-    (status = 409, description = "the account is frozen or closed", body = Document),
-    (status = 413, description = "more than 64 KiB", body = Document),
-    (status = 503, description = "no outcome in time", body = Document),
+    (status = 400, description = "a member is wrong; the detail names it", body = Document, content_type = "application/problem+json"),
+    (status = 402, description = "insufficient funds", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such account", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "the account is frozen or closed", body = Document, content_type = "application/problem+json"),
+    (status = 413, description = "more than 64 KiB", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "no outcome in time", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn deduct(
     State(facade): State<Arc<Facade>>,

@@ -25,7 +25,7 @@ pub(super) struct Health {
 /// Whether everything is well: the database, the bus, the lane and what follows it.
 #[utoipa::path(get, path = "/monitoring/health", responses(
     (status = 200, description = "everything is well", body = Health),
-    (status = 403, description = "no valid internal token", body = Document),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
     (status = 503, description = "something is not; the parts say what", body = Health),
 ))]
 pub(super) async fn health(State(facade): State<Arc<Facade>>) -> (StatusCode, Json<Health>) {
@@ -41,8 +41,8 @@ pub(super) async fn health(State(facade): State<Arc<Facade>>) -> (StatusCode, Js
 /// How many commands wait, and how far everything is.
 #[utoipa::path(get, path = "/monitoring/queue/stats", responses(
     (status = 200, description = "the figures", body = QueueStats),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 503, description = "a server does not answer", body = Document),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "a server does not answer", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn queue_stats(State(facade): State<Arc<Facade>>) -> Result<Json<QueueStats>, Problem> {
     facade.monitor().queue().await.map(Json).map_err(Problem::unavailable)
@@ -51,7 +51,7 @@ pub(super) async fn queue_stats(State(facade): State<Arc<Facade>>) -> Result<Jso
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", responses(
     (status = 200, description = "the metrics", body = String, content_type = "text/plain"),
-    (status = 403, description = "no valid internal token", body = Document),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn metrics(State(facade): State<Arc<Facade>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], facade.metrics()).into_response()

@@ -47,10 +47,10 @@ fn account_id(path: Result<Path<String>, PathRejection>) -> Result<AccountId, Pr
 /// The balance of an account.
 #[utoipa::path(get, path = "/balance/{user_id}", params(("user_id" = String, Path), Freshness), responses(
     (status = 200, description = "the balance", body = Balance),
-    (status = 400, description = "not a user id", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such account", body = Document),
-    (status = 503, description = "the projections are behind", body = Document),
+    (status = 400, description = "not a user id", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such account", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "the projections are behind", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn balance(
     State(facade): State<Arc<Facade>>,
@@ -120,31 +120,41 @@ impl HoldAnswer {
     }
 }
 
+/// Whose hold is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+pub(super) struct Owner {
+    /// The user, needed only when the same id is in two accounts.
+    user_id: Option<String>,
+}
+
 /// A hold by its id.
-#[utoipa::path(get, path = "/holds/{id}", params(("id" = Uuid, Path)), responses(
+#[utoipa::path(get, path = "/holds/{id}", params(("id" = Uuid, Path), Owner), responses(
     (status = 200, description = "the hold", body = HoldAnswer),
-    (status = 400, description = "not a hold id", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such hold", body = Document),
-    (status = 409, description = "the hold is in two accounts", body = Document),
-    (status = 503, description = "the projections are behind", body = Document),
+    (status = 400, description = "not a hold id", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such hold", body = Document, content_type = "application/problem+json"),
+    (status = 409, description = "the hold is in two accounts", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "the projections are behind", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn hold(
     State(facade): State<Arc<Facade>>,
     path: Result<Path<HoldId>, PathRejection>,
+    query: Result<Query<Owner>, QueryRejection>,
 ) -> Result<Json<HoldAnswer>, Problem> {
     let Path(id) = path.map_err(|error| Problem::invalid(error.to_string()))?;
+    let Query(owner) = query.map_err(|error| Problem::invalid(error.to_string()))?;
+    let owner = owner.user_id.as_deref().map(AccountId::new).transpose();
+    let owner = owner.map_err(|error| Problem::invalid(format!("user_id: {error}")))?;
     let mut connection = facade.read().await?;
-    let found =
-        queries::holds(&mut connection, facade.partition(), id, None).await.map_err(|error| store(&error))?;
-    let several = found.len() > 1;
-    match found.into_iter().next() {
-        Some(view) if !several => Ok(Json(HoldAnswer::of(view))),
-        Some(_) => {
-            let detail = "this hold id is in more than one account; read their statements";
+    let found = queries::holds(&mut connection, facade.partition(), id, owner.as_ref()).await;
+    let mut found = found.map_err(|error| store(&error))?.into_iter();
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(Json(HoldAnswer::of(only))),
+        (Some(_), Some(_)) => {
+            let detail = "this hold id is in more than one account; give user_id";
             Err(Problem::new(axum::http::StatusCode::CONFLICT, "hold_ambiguous", detail))
         }
-        None => Err(Problem::not_found("hold")),
+        (None, _) => Err(Problem::not_found("hold")),
     }
 }
 
@@ -189,10 +199,10 @@ const LINES_MAX: i64 = 1000;
 /// What happened on an account.
 #[utoipa::path(get, path = "/accounts/{user_id}/statement", params(("user_id" = String, Path), Page), responses(
     (status = 200, description = "the statement", body = Statement),
-    (status = 400, description = "not a user id or page", body = Document),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 404, description = "no such account", body = Document),
-    (status = 503, description = "the projections are behind", body = Document),
+    (status = 400, description = "not a user id or page", body = Document, content_type = "application/problem+json"),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 404, description = "no such account", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "the projections are behind", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn statement(
     State(facade): State<Arc<Facade>>,
@@ -242,8 +252,8 @@ pub(super) struct SubscriptionCount {
 /// How many accounts there are, by tier.
 #[utoipa::path(get, path = "/stats/subscription_count", responses(
     (status = 200, description = "the counts", body = SubscriptionCount),
-    (status = 403, description = "no valid internal token", body = Document),
-    (status = 503, description = "the projections are behind", body = Document),
+    (status = 403, description = "no valid internal token", body = Document, content_type = "application/problem+json"),
+    (status = 503, description = "the projections are behind", body = Document, content_type = "application/problem+json"),
 ))]
 pub(super) async fn subscription_count(
     State(facade): State<Arc<Facade>>,

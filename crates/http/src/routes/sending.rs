@@ -2,7 +2,7 @@
 
 use axum::http::HeaderMap;
 use holdfast_core::id::derived_id;
-use holdfast_core::{CommandId, Verb};
+use holdfast_core::{AccountId, CommandId, Verb};
 use holdfast_protocol::Outcome;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -28,6 +28,8 @@ pub(super) async fn send(
     job_id: Option<&str>,
     body: &impl Serialize,
 ) -> Result<Outcome, Problem> {
+    // Checked before it becomes part of a subject, whose length the bus limits.
+    AccountId::new(account).map_err(|error| Problem::invalid(format!("user_id: {error}")))?;
     let key = match idempotency_key(headers)? {
         Some(key) => Some(key),
         None => job_id,
@@ -43,8 +45,10 @@ fn derived(facade: &Facade, verb: Verb, key: &str) -> CommandId {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_MAX_BYTES);
-    let problem = || Problem::invalid("Idempotency-Key: 1 to 255 printable ASCII characters");
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let fits = |key: &&str| !key.is_empty() && key.len() <= KEY_MAX_BYTES;
+    let key = value.to_str().ok().filter(fits).filter(|_| values.next().is_none());
+    let problem = || Problem::invalid("Idempotency-Key: once, 1 to 255 printable ASCII characters");
     key.map(Some).ok_or_else(problem)
 }
