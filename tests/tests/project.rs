@@ -151,6 +151,18 @@ fn the_dockerfile_is_pinned_copies_what_exists_and_runs_as_an_ordinary_user() ->
 }
 
 #[test]
+fn every_code_has_a_section_in_the_documentation() -> Result<()> {
+    let (source, documented) = (read("crates/core/src/rejection.rs")?, read("docs/errors.md")?);
+    let bodies = source.split("pub fn code(&self)").skip(1).filter_map(|rest| rest.split("\n    }\n").next());
+    let codes: Vec<&str> = bodies.flat_map(|body| body.split('"').skip(1).step_by(2)).collect();
+    ensure!(codes.len() >= 24, "{codes:?}");
+    for code in codes {
+        ensure!(documented.contains(&format!("## `{code}`")), "docs/errors.md has no section for `{code}`");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_openapi_description_has_every_route_of_the_documentation() -> Result<()> {
     let packages = packages()?;
     ensure!(packages.iter().any(|package| package["name"] == "holdfast-http"));

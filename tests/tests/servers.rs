@@ -7,8 +7,9 @@ use holdfast_core::Verb;
 use holdfast_testkit::proxy::{Cut, Proxy};
 use holdfast_testkit::tenant::{self, Tenant};
 use holdfast_testkit::wait;
+use holdfast_tests::http::Http;
 use holdfast_tests::load::Load;
-use holdfast_tests::{SOON, Serve, client, count, database};
+use holdfast_tests::{SOON, Serve, TOKEN, client, count, database};
 use tokio::sync::Mutex;
 
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -48,6 +49,32 @@ async fn served(load: &Load) -> Result<()> {
     let before = load.outcomes().await;
     wait::until("the callers are served", SOON, async || (load.outcomes().await > before + 50).then_some(()))
         .await
+}
+
+#[tokio::test]
+async fn health_is_503_with_a_reason_while_a_server_is_away() -> Result<()> {
+    let _turn = TURN.lock().await;
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let http = Http::new(ledger.http(), Some(TOKEN));
+    let told = async |part: &str, status: u16| {
+        wait::until(&format!("health says {status} for {part}"), SOON, async || {
+            let health = http.get("/monitoring/health").await.ok()?;
+            let well = health.body["parts"][part] == "ok";
+            (health.status == status && well == (status == 200)).then_some(())
+        })
+        .await
+    };
+    told("postgres", 200).await?;
+    tenant::servers().await?.postgres.stop()?;
+    told("postgres", 503).await?;
+    tenant::servers().await?.postgres.restart().await?;
+    told("postgres", 200).await?;
+    tenant::servers().await?.nats.stop()?;
+    told("nats", 503).await?;
+    assert_eq!(Http::new(ledger.http(), None).get_text("/healthz").await?, "ok");
+    tenant::servers().await?.nats.restart().await?;
+    told("nats", 200).await
 }
 
 #[tokio::test]

@@ -204,7 +204,8 @@ impl Ledger {
             holdfast_http::server::serve(listener, holdfast_http::router(facade), stop).await;
             Ok(())
         });
-        self.parts.spawn(Services { client: nats, pool, monitor }.run(self.stop.clone()));
+        let services = Services { client: nats, pool, monitor }.start().await?;
+        self.parts.spawn(services.run(self.stop.clone()));
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use async_nats::Client;
-use async_nats::service::ServiceExt;
 use async_nats::service::error::Error as ServiceError;
+use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use holdfast_core::{AccountId, Issuer};
@@ -18,6 +18,7 @@ use holdfast_protocol::{Outcome, subject};
 use holdfast_store::lookup;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::views;
@@ -33,23 +34,41 @@ pub(crate) struct Services {
 
 type Answer = Result<Value, ServiceError>;
 
-impl Services {
+/// The queries, each with its subject below `ledger.svc`.
+const ENDPOINTS: [(&str, &str); 5] = [
+    ("balance", "balance.*"),
+    ("hold", "hold.*.*"),
+    ("command", "command.*.*"),
+    ("health", "health"),
+    ("stats", "stats"),
+];
+
+/// A registered service.
+pub(crate) struct Serving {
+    service: Service,
+    /// Ends with this.
+    _tasks: JoinSet<()>,
+}
+
+impl Serving {
     /// Answers until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<()> {
+        stop.cancelled().await;
+        self.service.stop().await.map_err(|error| anyhow!("stopping the NATS services: {error}"))
+    }
+}
+
+impl Services {
+    /// Registers the service; from here on queries are answered.
+    pub(crate) async fn start(self) -> Result<Serving> {
         let services = Arc::new(self);
         let builder =
             services.client.service_builder().description("Balances, holds and outcomes of Holdfast");
         let started = builder.start("ledger", env!("CARGO_PKG_VERSION")).await;
         let service = started.map_err(|error| anyhow!("starting the NATS services: {error}"))?;
         let group = service.group("ledger.svc");
-        let mut tasks = tokio::task::JoinSet::new();
-        for (name, pattern) in [
-            ("balance", "balance.*"),
-            ("hold", "hold.*.*"),
-            ("command", "command.*.*"),
-            ("health", "health"),
-            ("stats", "stats"),
-        ] {
+        let mut tasks = JoinSet::new();
+        for (name, pattern) in ENDPOINTS {
             let endpoint = group.endpoint_builder().name(name).add(pattern).await;
             let mut endpoint =
                 endpoint.map_err(|error| anyhow!("adding the NATS service {name}: {error}"))?;
@@ -64,8 +83,7 @@ impl Services {
                 }
             });
         }
-        stop.cancelled().await;
-        service.stop().await.map_err(|error| anyhow!("stopping the NATS services: {error}"))
+        Ok(Serving { service, _tasks: tasks })
     }
 
     async fn answer(&self, asked: &str) -> Answer {

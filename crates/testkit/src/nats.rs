@@ -94,6 +94,11 @@ impl Nats {
         self.run().await
     }
 
+    /// Starts it again after [`Self::stop`], on the same port.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.run().await
+    }
+
     /// Stops the server.
     pub fn stop(&mut self) -> Result<()> {
         self.server.take().map_or(Ok(()), |mut server| server.stop())
