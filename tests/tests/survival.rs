@@ -198,6 +198,56 @@ async fn what_is_applied_and_old_is_trimmed_but_for_the_last() -> Result<()> {
 }
 
 #[tokio::test]
+async fn headers_that_the_nats_client_cannot_take_hold_nobody_up() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    // By hand: no client library would send these. One cannot be parsed, the other breaks a client.
+    for header in [&b"A: \xff"[..], b"A: x\ry"] {
+        for subject in ["ledger.cmd.auth.open_account.x", "ledger.svc.health"] {
+            publish_by_hand(tenant.nats_url("auth"), subject, header).await?;
+        }
+        assert!(backend.send(Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await?.accepted());
+    }
+    assert!(ledger.stop().await?);
+    let ledger = Serve::start(&tenant).await?;
+    assert!(backend.send(Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await?.accepted());
+    let http = holdfast_tests::http::Http::new(ledger.http(), Some(holdfast_tests::TOKEN));
+    wait::until("everything is well", SOON, async || {
+        (http.get("/monitoring/health").await.ok()?.status == 200).then_some(())
+    })
+    .await?;
+    wait::until("queries are answered", SOON, async || {
+        let asked = backend.0.nats().request("ledger.svc.balance.user-1", "".into()).await.ok()?;
+        String::from_utf8_lossy(&asked.payload).contains(r#""posted":"7""#).then_some(())
+    })
+    .await
+}
+
+/// Publishes with raw header bytes, and waits until the server has taken the message.
+async fn publish_by_hand(url: &str, subject: &str, header: &[u8]) -> Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address: async_nats::ServerAddr = url.parse()?;
+    let login = (address.username().unwrap_or_default(), address.password().unwrap_or_default());
+    let mut socket = tokio::net::TcpStream::connect((address.host(), address.port())).await?;
+    let connect = serde_json::json!({
+        "verbose": false, "headers": true, "no_responders": true, "user": login.0, "pass": login.1, "lang": "hand",
+        "version": "1",
+    });
+    let headers = [b"NATS/1.0\r\n", header, b"\r\n\r\n"].concat();
+    let publish = format!("CONNECT {connect}\r\nHPUB {subject} {0} {0}\r\n", headers.len());
+    socket.write_all(&[publish.as_bytes(), &headers, b"\r\nPING\r\n"].concat()).await?;
+    let (mut answer, mut bytes) = (String::new(), [0; 4096]);
+    while !answer.contains("PONG") {
+        let read = tokio::time::timeout(SOON, socket.read(&mut bytes)).await??;
+        ensure!(read > 0, "the server hung up: {answer}");
+        answer += &String::from_utf8_lossy(&bytes[..read]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_command_that_breaks_the_commit_is_set_aside_alone() -> Result<()> {
     let tenant = Tenant::new().await?;
     let _ledger = Serve::start(&tenant).await?;

@@ -25,7 +25,7 @@ use holdfast_protocol::token::hex;
 use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 /// How long to wait for an outcome before the command is published again.
@@ -142,9 +142,9 @@ impl Client {
         let deadline = Instant::now() + request.within;
         loop {
             // A publish that fails is as good as one that was lost: the next round repeats it.
-            let _ = self.nats.publish(subject.clone(), payload.clone()).await;
             let round = deadline.min(Instant::now() + RETRY_AFTER);
-            match tokio::time::timeout_at(round, &mut outcome).await {
+            let _ = timeout_at(round, self.nats.publish(subject.clone(), payload.clone())).await;
+            match timeout_at(round, &mut outcome).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 Ok(Err(_)) => return Err(ClientError::Unavailable { id: request.id }),
                 Err(_) if Instant::now() >= deadline => {

@@ -16,5 +16,7 @@ pub async fn connect(url: &str, name: &str, options: ConnectOptions) -> Result<a
         (Some(user), Some(password)) => options.user_and_password(user.to_owned(), password.to_owned()),
         _ => options,
     };
-    options.connect(address).await.map_err(|error| error.to_string())
+    // Without the password, which would otherwise show wherever addresses are logged.
+    let bare = format!("{}://{}:{}", address.scheme(), address.host(), address.port());
+    options.connect(bare).await.map_err(|error| error.to_string())
 }

@@ -9,7 +9,8 @@
 //! that the stream is looked at: was it created when ours was, does it still reach our place, is
 //! the message there the one we know? If not, it is another stream of the same name, or an older
 //! state of it, and intake starts at the first message kept. Idempotency makes that safe, and
-//! nothing less would be.
+//! nothing less would be. A message that breaks the connection on its way is fetched by itself and
+//! handed over like any other: the lane passes it over, as it does with every forgery.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,8 +28,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{BusError, COMMANDS, ensure_stream};
+use crate::bus::{BusError, COMMANDS, connect, ensure_stream};
 use crate::health::Health;
+use crate::raw;
 
 /// How many messages one pull asks for: enough that batches grow with the load.
 const PULL_MESSAGES: usize = 1_000;
@@ -42,6 +44,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The server forgets a consumer that nobody pulls from.
 const CONSUMER_INACTIVE: Duration = Duration::from_secs(30);
+/// After so many times in vain, the next message is fetched by itself.
+const IN_VAIN_MAX: u32 = 2;
 /// How long to wait before the next try after an error.
 const BACKOFF: Duration = Duration::from_millis(250);
 
@@ -76,11 +80,13 @@ fn digest(subject: &str, payload: &[u8], stored_nanos: i64) -> Vec<u8> {
 
 /// Feeds `queue` from the place `from` until told to stop.
 pub(crate) struct Intake {
-    pub(crate) client: Client,
+    pub(crate) url: String,
     pub(crate) queue: mpsc::Sender<Delivery>,
     pub(crate) from: Applied,
     /// The last message handed over, of which `from` is made when it is needed.
     pub(crate) last: Option<Delivery>,
+    /// How often in a row following the stream brought nothing.
+    pub(crate) in_vain: u32,
     pub(crate) health: Arc<Health>,
 }
 
@@ -91,9 +97,9 @@ impl Intake {
                 () = stop.cancelled() => return,
                 result = self.follow() => result,
             };
-            if let Err(error) = result {
-                self.health.ill("intake", error.to_string());
-            }
+            let Err(error) = result else { return };
+            self.in_vain += 1;
+            self.health.ill("intake", error.to_string());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(BACKOFF) => {}
@@ -106,10 +112,16 @@ impl Intake {
         if let Some(last) = self.last.take() {
             self.from = last.applied();
         }
-        let connects = self.connects();
-        let stream = ensure_stream(&self.client, COMMANDS).await?;
+        // A connection of its own, made anew each time: what broke the last one may have broken the
+        // client for good.
+        let client = connect(&self.url, "holdfast intake").await?;
+        let stream = ensure_stream(&client, COMMANDS).await?;
         let created = nanos(stream.cached_info().created)?;
-        let start = self.start(&stream, created).await?;
+        let mut start = self.start(&client, &stream, created).await?;
+        if self.in_vain >= IN_VAIN_MAX {
+            start = self.step_over(&client, start, created).await?;
+        }
+        let connects = connects(&client);
         let consumer = stream.create_consumer(consumer_config(start)).await.map_err(BusError::of)?;
         let pull = consumer
             .stream()
@@ -118,13 +130,15 @@ impl Intake {
             .expires(PULL_EXPIRES)
             .heartbeat(HEARTBEAT);
         let mut messages = pull.messages().await.map_err(BusError::of)?;
-        self.health.well("intake");
         let (mut expected, mut look) = (1, tokio::time::interval(LOOK_EVERY));
+        // The first tick comes at once and says nothing.
+        look.tick().await;
         loop {
             let message = tokio::select! {
                 message = messages.next() => message.ok_or_else(|| BusError("the deliveries ended".to_owned()))?,
                 _ = look.tick() => {
-                    self.must_be_unbroken(connects)?;
+                    must_be_unbroken(&client, connects)?;
+                    self.health.well("intake");
                     continue;
                 }
             };
@@ -143,36 +157,50 @@ impl Intake {
                 subject: message.subject.to_string(),
                 payload: message.payload.clone(),
             };
-            self.last = Some(delivery.clone());
-            if self.queue.send(delivery).await.is_err() {
+            if !self.hand_over(delivery).await {
                 return Ok(());
             }
         }
     }
 
-    /// How often the connection was made.
-    fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
+    /// Gives a message to the lane; answers whether the lane still takes any.
+    async fn hand_over(&mut self, delivery: Delivery) -> bool {
+        self.in_vain = 0;
+        self.last = Some(delivery.clone());
+        self.health.well("intake");
+        self.queue.send(delivery).await.is_ok()
     }
 
-    fn must_be_unbroken(&self, connects: u64) -> Result<(), BusError> {
-        if self.connects() == connects {
-            return Ok(());
-        }
-        Err(BusError(
-            "the connection was lost and is back; what was on its way is asked for again".to_owned(),
-        ))
+    /// Hands over the message from `start` on by another way than a delivery, which has failed again
+    /// and again: its headers may be such that the client cannot take it. Answers where to go on.
+    async fn step_over(&mut self, client: &Client, start: u64, created: i64) -> Result<u64, BusError> {
+        let Some(message) = raw::from(client, start).await? else { return Ok(start) };
+        tracing::warn!(
+            sequence = message.sequence,
+            "a message could not be delivered and was fetched instead"
+        );
+        let sequence = message.sequence;
+        let delivery = Delivery {
+            sequence,
+            stored_at: Timestamp::from_micros(message.stored.timestamp_micros()),
+            stored_nanos: nanos(message.stored)?,
+            stream_created: created,
+            subject: message.subject,
+            payload: message.payload,
+        };
+        self.hand_over(delivery).await;
+        Ok(sequence + 1)
     }
 
     /// The sequence to begin at.
-    async fn start(&self, stream: &Stream, created: i64) -> Result<u64, BusError> {
+    async fn start(&self, client: &Client, stream: &Stream, created: i64) -> Result<u64, BusError> {
         let state = &stream.cached_info().state;
         if self.from.sequence == 0 {
             return Ok(state.first_sequence.max(1));
         }
         let known = created == self.from.stream_created
             && state.last_sequence >= self.from.sequence
-            && self.is_known(stream).await?;
+            && is_applied(client, &self.from).await?;
         if known {
             return Ok(self.from.sequence + 1);
         }
@@ -184,19 +212,24 @@ impl Intake {
         );
         Ok(first.max(1))
     }
+}
 
-    /// Whether the message at our place is the one that was applied.
-    async fn is_known(&self, stream: &Stream) -> Result<bool, BusError> {
-        use async_nats::jetstream::stream::RawMessageErrorKind;
-        match stream.get_raw_message(self.from.sequence).await {
-            Ok(message) => {
-                let digest = digest(&message.subject, &message.payload, nanos(message.time)?);
-                Ok(digest == self.from.digest)
-            }
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(false),
-            Err(error) => Err(BusError::of(error)),
-        }
+/// Whether the message at the place `applied` is the one that was applied.
+pub(crate) async fn is_applied(client: &Client, applied: &Applied) -> Result<bool, BusError> {
+    let Some(message) = raw::at(client, applied.sequence).await? else { return Ok(false) };
+    Ok(digest(&message.subject, &message.payload, nanos(message.stored)?) == applied.digest)
+}
+
+/// How often the connection was made.
+fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
+}
+
+fn must_be_unbroken(client: &Client, before: u64) -> Result<(), BusError> {
+    if connects(client) == before {
+        return Ok(());
     }
+    Err(BusError("the connection was lost and is back; what was on its way is asked for again".to_owned()))
 }
 
 fn consumer_config(start_sequence: u64) -> pull::Config {

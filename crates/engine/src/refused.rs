@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, jetstream};
+use holdfast_core::{AccountId, HoldId};
 use holdfast_protocol::subject;
 use holdfast_protocol::token::hex;
 use holdfast_protocol::verify::Silent;
@@ -67,6 +68,15 @@ impl Refused {
             "a command was set aside; look at LEDGER_REFUSED"
         );
         self.notice("quarantined", delivery.payload.to_vec());
+    }
+
+    /// A hold's time came and could not be acted on: its money stays held until somebody releases
+    /// or captures it.
+    pub(crate) fn stuck(&mut self, problem: &str, account: &AccountId, hold: HoldId) {
+        metrics::counter!("holdfast_quarantined_total").increment(1);
+        tracing::error!(%account, %hold, problem, "a hold could not expire; release or capture it by hand");
+        let record = serde_json::json!({ "account": account, "hold": hold, "problem": problem });
+        self.notice("quarantined", record.to_string().into_bytes());
     }
 
     fn notice(&self, reason: &str, payload: Vec<u8>) {

@@ -20,6 +20,7 @@ use holdfast_protocol::event::{CHAIN_HEADER, EventView, headers};
 use holdfast_protocol::subject;
 use holdfast_protocol::token::hex;
 use holdfast_store::connect::connect;
+use holdfast_store::error::within;
 use holdfast_store::record::rfc3339;
 use holdfast_store::{Role, Row, StoreError, head, lookup, read};
 use sqlx::PgConnection;
@@ -34,6 +35,8 @@ use crate::health::Health;
 const BATCH_EVENTS_MAX: i64 = 1_000;
 /// How often to look when nobody says that the log grew.
 const POLL: Duration = Duration::from_millis(500);
+/// How long reading a batch may take.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait before the next try after an error.
 const BACKOFF: Duration = Duration::from_secs(1);
 
@@ -93,7 +96,9 @@ impl Relay {
         loop {
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
-            let rows = read::after(&mut connection, self.partition, at, BATCH_EVENTS_MAX).await?;
+            let rows =
+                within(READ_WITHIN, read::after(&mut connection, self.partition, at, BATCH_EVENTS_MAX))
+                    .await?;
             match rows.last() {
                 Some(last) => {
                     self.publish(&rows, at).await?;

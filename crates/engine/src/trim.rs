@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use holdfast_core::Timestamp;
 use holdfast_store::Applied;
 
 use crate::bus::{BusError, COMMANDS};
+use crate::intake::is_applied;
+use crate::raw;
 
 /// How often to trim.
 pub(crate) const TRIM_EVERY: Duration = Duration::from_secs(60);
@@ -30,17 +31,19 @@ pub(crate) async fn trim(client: Client, applied: Applied, keep: Duration, now: 
 }
 
 async fn purge(client: Client, applied: &Applied, keep: Duration, now: Timestamp) -> Result<u64, BusError> {
-    let stream = jetstream::new(client).get_stream(COMMANDS).await.map_err(BusError::of)?;
+    let stream = jetstream::new(client.clone()).get_stream(COMMANDS).await.map_err(BusError::of)?;
     let info = stream.cached_info();
     let keep_micros = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
     let before = Timestamp::from_micros(now.micros().saturating_sub(keep_micros));
-    let same = info.created.timestamp_nanos_opt() == Some(applied.stream_created);
+    // Of another stream, or an older state of this one, nothing is known to be applied.
+    let same = info.created.timestamp_nanos_opt() == Some(applied.stream_created)
+        && is_applied(&client, applied).await?;
     let oldest = Timestamp::from_micros(info.state.first_timestamp.timestamp_micros());
     if !same || info.state.messages == 0 || oldest >= before {
         return Ok(0);
     }
     let end = applied.sequence.min(info.state.last_sequence);
-    let first_kept = first_since(&stream, info.state.first_sequence, end, before).await?;
+    let first_kept = first_since(&client, info.state.first_sequence, end, before).await?;
     if first_kept <= info.state.first_sequence {
         return Ok(0);
     }
@@ -49,16 +52,14 @@ async fn purge(client: Client, applied: &Applied, keep: Duration, now: Timestamp
 
 /// The lowest sequence from `low` to `end` whose message was stored at `before` or later; `end`
 /// when all are older.
-async fn first_since(stream: &Stream, mut low: u64, end: u64, before: Timestamp) -> Result<u64, BusError> {
+async fn first_since(client: &Client, mut low: u64, end: u64, before: Timestamp) -> Result<u64, BusError> {
     let mut high = end;
     while low < high {
         let middle = low + (high - low) / 2;
-        let old = match stream.get_raw_message(middle).await {
-            Ok(message) => Timestamp::from_micros(message.time.timestamp_micros()) < before,
-            // A hole in the stream has no age; what is not there need not be kept.
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => true,
-            Err(error) => return Err(BusError::of(error)),
-        };
+        let message = raw::at(client, middle).await?;
+        // A hole in the stream has no age; what is not there need not be kept.
+        let old =
+            message.is_none_or(|message| Timestamp::from_micros(message.stored.timestamp_micros()) < before);
         if old {
             low = middle + 1;
         } else {

@@ -21,11 +21,11 @@ use holdfast_store::Role;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::monitor::LedgerMonitor;
-use crate::services::Services;
+use crate::services::{self, Services};
 use crate::settings::{self, TuningArgs};
 
 /// The only partition there is for now.
@@ -79,6 +79,9 @@ struct FacadeParts {
 pub(crate) struct Ledger {
     parts: JoinSet<Result<()>>,
     stop: CancellationToken,
+    /// The façade is stopped before the lane: requests under way still want their outcomes.
+    facade: Option<JoinHandle<()>>,
+    stop_facade: CancellationToken,
     health: Arc<Health>,
     /// Where the façade listens, with the port that it really got.
     pub(crate) http: SocketAddr,
@@ -96,11 +99,11 @@ impl Ledger {
         let http_keys = http_keys(&config.roots[0], &issuers)?;
         let (rules, watched_rules) =
             watch::channel(Arc::new(settings::rules(&config.roots, &issuers, &config.audience)?));
-        let intake = bus::connect(&config.nats_url, "holdfast lane").await?;
-        bus::ensure_streams(&intake).await?;
+        let streams = bus::connect(&config.nats_url, "holdfast streams").await?;
+        bus::ensure_streams(&streams).await?;
         let answers = bus::connect(&config.nats_url, "holdfast outcomes").await?;
         let events = bus::connect(&config.nats_url, "holdfast relay").await?;
-        let queries = bus::connect(&config.nats_url, "holdfast services").await?;
+        let queries = bus::connect(&config.nats_url, "holdfast monitor").await?;
         let (committed_sender, committed) = watch::channel(Position::default());
         let (projected_sender, projected) = watch::channel(Position::default());
         let (problem_sender, projector_problem) = watch::channel(None);
@@ -110,13 +113,14 @@ impl Ledger {
         let lane = Lane {
             config: LaneConfig {
                 database_url: config.database_url.clone(),
+                nats_url: config.nats_url.clone(),
                 partition: PARTITION,
                 assets: config.tuning.assets()?,
                 keep: config.tuning.keep(),
                 accounts_max: config.tuning.accounts_max,
             },
             rules: watched_rules,
-            intake,
+            streams,
             answers,
             clock: Arc::new(SystemClock),
             committed: committed_sender,
@@ -150,7 +154,8 @@ impl Ledger {
             relay.run(token).await;
             Ok(())
         });
-        let mut ledger = Ledger { parts, stop, health, http };
+        let stop_facade = CancellationToken::new();
+        let mut ledger = Ledger { parts, stop, facade: None, stop_facade, health, http };
         ledger.leading().await?;
         let health = Arc::clone(&ledger.health);
         let pool = holdfast_store::connect::pool(&config.database_url, Role::Reader, READERS)?;
@@ -183,7 +188,7 @@ impl Ledger {
         monitor: LedgerMonitor,
         facade: FacadeParts,
     ) -> Result<()> {
-        let (nats, pool, monitor) = (monitor.nats.clone(), monitor.pool.clone(), Arc::new(monitor));
+        let (pool, monitor) = (monitor.pool.clone(), Arc::new(monitor));
         let options = ClientOptions {
             nats_url: config.http_nats_url.clone(),
             keys: facade.keys,
@@ -199,13 +204,11 @@ impl Ledger {
             docs: config.tuning.docs,
             metrics: facade.metrics,
         });
-        let stop = self.stop.clone();
-        self.parts.spawn(async move {
-            holdfast_http::server::serve(listener, holdfast_http::router(facade), stop).await;
-            Ok(())
-        });
-        let services = Services { client: nats, pool, monitor }.start().await?;
-        self.parts.spawn(services.run(self.stop.clone()));
+        let (router, stop) = (holdfast_http::router(facade), self.stop_facade.clone());
+        self.facade = Some(tokio::spawn(holdfast_http::server::serve(listener, router, stop)));
+        let services = Arc::new(Services { pool, monitor });
+        let registered = services::register(&config.nats_url, &services).await?;
+        self.parts.spawn(services::run(config.nats_url.clone(), services, registered, self.stop.clone()));
         Ok(())
     }
 
@@ -217,8 +220,13 @@ impl Ledger {
 
     /// Tells every part to stop and waits.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        self.stop.cancel();
+        self.stop_facade.cancel();
+        let facade = self.facade.take();
         let all = async {
+            if let Some(facade) = facade {
+                facade.await?;
+            }
+            self.stop.cancel();
             while let Some(ended) = self.parts.join_next().await {
                 ended??;
             }

@@ -4,14 +4,15 @@
 //! measures them. Errors carry the service API's code and description headers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use async_nats::Client;
 use async_nats::service::error::Error as ServiceError;
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use holdfast_core::{AccountId, Issuer};
+use holdfast_engine::bus;
 use holdfast_http::Monitor;
 use holdfast_projector::queries;
 use holdfast_protocol::{Outcome, subject};
@@ -27,12 +28,14 @@ use crate::runtime::PARTITION;
 
 /// What the endpoints read from.
 pub(crate) struct Services {
-    pub(crate) client: Client,
     pub(crate) pool: PgPool,
     pub(crate) monitor: Arc<LedgerMonitor>,
 }
 
 type Answer = Result<Value, ServiceError>;
+
+/// How long to wait before connecting again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The queries, each with its subject below `ledger.svc`.
 const ENDPOINTS: [(&str, &str); 5] = [
@@ -44,48 +47,74 @@ const ENDPOINTS: [(&str, &str); 5] = [
 ];
 
 /// A registered service.
-pub(crate) struct Serving {
+struct Serving {
     service: Service,
-    /// Ends with this.
-    _tasks: JoinSet<()>,
+    /// Ends when the connection's client does.
+    tasks: JoinSet<()>,
 }
 
-impl Serving {
-    /// Answers until told to stop.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<()> {
-        stop.cancelled().await;
-        self.service.stop().await.map_err(|error| anyhow!("stopping the NATS services: {error}"))
+/// Answers queries until told to stop. `first` is registered already; when its connection ends for
+/// good, which a message that the NATS client cannot take may bring about, another is made.
+pub(crate) async fn run(
+    url: String,
+    services: Arc<Services>,
+    first: Registered,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut serving = Some(first.0);
+    loop {
+        if let Some(mut current) = serving.take() {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    let stopped = current.service.stop().await;
+                    return stopped.map_err(|error| anyhow!("stopping the NATS services: {error}"));
+                }
+                _ = current.tasks.join_next() => tracing::warn!("the NATS services have lost their connection"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(AGAIN_AFTER) => {}
+        }
+        serving = match register(&url, &services).await {
+            Ok(Registered(serving)) => Some(serving),
+            Err(error) => {
+                tracing::warn!(%error, "the NATS services are not there yet");
+                None
+            }
+        };
     }
+}
+
+/// A service that answers from here on.
+pub(crate) struct Registered(Serving);
+
+/// Connects and registers the service.
+pub(crate) async fn register(url: &str, services: &Arc<Services>) -> Result<Registered> {
+    let client = bus::connect(url, "holdfast services").await?;
+    let builder = client.service_builder().description("Balances, holds and outcomes of Holdfast");
+    let started = builder.start("ledger", env!("CARGO_PKG_VERSION")).await;
+    let service = started.map_err(|error| anyhow!("starting the NATS services: {error}"))?;
+    let group = service.group("ledger.svc");
+    let mut tasks = JoinSet::new();
+    for (name, pattern) in ENDPOINTS {
+        let endpoint = group.endpoint_builder().name(name).add(pattern).await;
+        let mut endpoint = endpoint.map_err(|error| anyhow!("adding the NATS service {name}: {error}"))?;
+        let services = Arc::clone(services);
+        tasks.spawn(async move {
+            while let Some(request) = endpoint.next().await {
+                let answer = services.answer(&request.message.subject).await;
+                let answer = answer.map(|value| Bytes::from(value.to_string()));
+                if let Err(error) = request.respond(answer).await {
+                    tracing::warn!(%error, name, "a query was not answered");
+                }
+            }
+        });
+    }
+    Ok(Registered(Serving { service, tasks }))
 }
 
 impl Services {
-    /// Registers the service; from here on queries are answered.
-    pub(crate) async fn start(self) -> Result<Serving> {
-        let services = Arc::new(self);
-        let builder =
-            services.client.service_builder().description("Balances, holds and outcomes of Holdfast");
-        let started = builder.start("ledger", env!("CARGO_PKG_VERSION")).await;
-        let service = started.map_err(|error| anyhow!("starting the NATS services: {error}"))?;
-        let group = service.group("ledger.svc");
-        let mut tasks = JoinSet::new();
-        for (name, pattern) in ENDPOINTS {
-            let endpoint = group.endpoint_builder().name(name).add(pattern).await;
-            let mut endpoint =
-                endpoint.map_err(|error| anyhow!("adding the NATS service {name}: {error}"))?;
-            let services = Arc::clone(&services);
-            tasks.spawn(async move {
-                while let Some(request) = endpoint.next().await {
-                    let answer = services.answer(&request.message.subject).await;
-                    let answer = answer.map(|value| Bytes::from(value.to_string()));
-                    if let Err(error) = request.respond(answer).await {
-                        tracing::warn!(%error, name, "a query was not answered");
-                    }
-                }
-            });
-        }
-        Ok(Serving { service, _tasks: tasks })
-    }
-
     async fn answer(&self, asked: &str) -> Answer {
         let tokens: Vec<&str> = asked.split('.').skip(2).collect();
         match tokens[..] {

@@ -27,6 +27,9 @@ use crate::problem::Problem;
 const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 /// How long a command is worth deciding whose caller can repeat it under the same id.
 const REPEATABLE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a command is worth deciding whose caller cannot: less than the caller waits, so that
+/// the log can be asked after the last moment at which it could have been accepted.
+const UNREPEATABLE_FOR: Duration = Duration::from_secs(3);
 /// How long a read waits for the projections.
 const PROJECTED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -125,7 +128,7 @@ impl Facade {
             account: command.account,
             body: command.body,
             within: OUTCOME_WITHIN,
-            valid_for: if command.repeatable { REPEATABLE_FOR } else { OUTCOME_WITHIN },
+            valid_for: if command.repeatable { REPEATABLE_FOR } else { UNREPEATABLE_FOR },
         };
         let outcome = match self.config.client.send(request).await {
             Ok(outcome) => outcome,
@@ -163,8 +166,10 @@ impl Facade {
     pub(crate) async fn read_up_to_head(&self) -> Result<PoolConnection<Postgres>, Problem> {
         let mut connection = self.connection().await?;
         let head = head::read(&mut connection, self.config.partition).await.map_err(|error| store(&error))?;
+        // Whoever waits must not keep a connection from others.
+        drop(connection);
         self.wait_for(head.position).await?;
-        Ok(connection)
+        self.connection().await
     }
 
     /// Waits until the projections have `position`.

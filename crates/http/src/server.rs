@@ -1,5 +1,6 @@
 //! The accept loop: slow clients are cut off, and stopping lets requests under way finish.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,20 +8,25 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// More connections than this wait to be accepted: each is a file, and the lane needs files too.
+const CONNECTIONS_MAX: usize = 512;
 /// How long the head of a request may take; also how long an idle connection is kept.
-const HEAD_WITHIN: Duration = Duration::from_secs(30);
+const HEAD_WITHIN: Duration = Duration::from_secs(15);
 /// The largest head of a request.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
 /// How long requests under way may take once the server is told to stop.
-const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 
 /// Serves `router` on `listener` until told to stop.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
+        let place = Arc::clone(&room).acquire_owned().await.expect("never closed");
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
@@ -28,7 +34,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         match accepted {
             Ok((stream, _)) => {
                 let _ = stream.set_nodelay(true);
-                connections.spawn(connection(stream, router.clone(), stop.clone()));
+                let (router, stop) = (router.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection(stream, router, stop).await;
+                    drop(place);
+                });
             }
             // Too many open files, most likely: others will close soon.
             Err(error) => {

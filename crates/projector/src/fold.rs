@@ -17,7 +17,7 @@ use crate::tables::{LOCK, Tables};
 
 /// The most events of one step: large enough to share one transaction's cost, small enough to
 /// keep the lag of the last of them short.
-const STEP_EVENTS: i64 = 2_000;
+pub(crate) const STEP_EVENTS: i64 = 2_000;
 
 /// Folds the next run of the log into `tables`; answers the new checkpoint, which is the old one
 /// when there was nothing to fold.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_core::Position;
 use holdfast_store::connect::connect;
+use holdfast_store::error::within;
 use holdfast_store::{Role, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,8 @@ use crate::tables::Tables;
 
 /// How often the log is looked at when nobody says that it grew.
 const POLL: Duration = Duration::from_millis(200);
+/// How long one step may take, waiting for a rebuild's swap included.
+const STEP_WITHIN: Duration = Duration::from_secs(60);
 /// How long to wait after an error before the next try.
 const BACKOFF: Duration = Duration::from_millis(500);
 
@@ -53,7 +56,7 @@ impl Projector {
         let mut connection = connect(&self.url, Role::Projector).await?;
         let mut at = Position::default();
         loop {
-            let next = step(&mut connection, Tables::Live, self.partition).await?;
+            let next = within(STEP_WITHIN, step(&mut connection, Tables::Live, self.partition)).await?;
             self.checkpoint.send_replace(next);
             self.problem.send_if_modified(|problem| problem.take().is_some());
             let committed = self.committed.borrow_and_update().0;

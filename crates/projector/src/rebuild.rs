@@ -9,7 +9,7 @@ use holdfast_store::connect::connect;
 use holdfast_store::{Role, StoreError, head};
 use sqlx::PgConnection;
 
-use crate::fold::{step, step_inside};
+use crate::fold::{STEP_EVENTS, step, step_inside};
 use crate::load;
 use crate::tables::Tables;
 
@@ -21,17 +21,29 @@ pub async fn rebuild(
     mut progress: impl FnMut(Position, Position),
 ) -> Result<Position, StoreError> {
     let mut connection = connect(url, Role::Projector).await?;
+    alone(&mut connection).await?;
     clear(&mut connection).await?;
-    let mut at = Position::default();
     loop {
-        let next = step(&mut connection, Tables::Next, partition).await?;
-        progress(next, head::read(&mut connection, partition).await?.position);
-        if next == at {
-            break;
+        let at = step(&mut connection, Tables::Next, partition).await?;
+        let head = head::read(&mut connection, partition).await?.position;
+        progress(at, head);
+        // A busy ledger never stands still; the rest is folded with the swap.
+        if head.0 - at.0 < STEP_EVENTS {
+            return swap(&mut connection, partition).await;
         }
-        at = next;
     }
-    swap(&mut connection, partition).await
+}
+
+/// Two rebuilds would empty each other's tables. The lock ends with the connection.
+async fn alone(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (free,): (bool,) = sqlx::query_as("SELECT pg_try_advisory_lock(hashtext('holdfast rebuild'))")
+        .fetch_one(connection)
+        .await?;
+    if free {
+        Ok(())
+    } else {
+        Err(StoreError::Inconsistent("another rebuild is under way; wait for it".to_owned()))
+    }
 }
 
 async fn clear(connection: &mut PgConnection) -> Result<(), StoreError> {

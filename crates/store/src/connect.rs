@@ -6,11 +6,16 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 
-use crate::error::StoreError;
+use crate::error::{StoreError, within};
 
 /// How long a pool waits for a free connection before it says that there is none.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long connecting may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long the server keeps a connection, in milliseconds, whose other side takes nothing: a
+/// process that vanished in the middle of a large answer must not keep its locks.
+const UNACKNOWLEDGED_MS: &str = "10000";
 /// A process that was stopped in the middle of a transaction loses it, and with it its locks, so
 /// that a successor need not wait for it.
 const IDLE_IN_TRANSACTION: &str = "5s";
@@ -43,7 +48,10 @@ impl Role {
 /// moment in which the connection may do more.
 pub fn options(url: &str, role: Role) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(url)?.application_name("holdfast").disable_statement_logging();
-    let options = options.options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)]);
+    let options = options.options([
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+        ("tcp_user_timeout", UNACKNOWLEDGED_MS),
+    ]);
     Ok(match role.name() {
         Some(name) => options.options([("role", name)]),
         None => options,
@@ -52,7 +60,12 @@ pub fn options(url: &str, role: Role) -> Result<PgConnectOptions, StoreError> {
 
 /// One connection.
 pub async fn connect(url: &str, role: Role) -> Result<PgConnection, StoreError> {
-    Ok(options(url, role)?.connect().await?)
+    let connected = async { Ok(options(url, role)?.connect().await?) };
+    match within(CONNECT_WITHIN, connected).await {
+        // A role that does not exist is an invalid value of the parameter `role`.
+        Err(StoreError::Content { sqlstate, .. }) if sqlstate == "22023" => Err(StoreError::Unmigrated),
+        other => other,
+    }
 }
 
 /// A pool of at most `size` connections.

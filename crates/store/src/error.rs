@@ -1,5 +1,7 @@
 //! What can go wrong with the database, by what is to be done about it.
 
+use std::time::Duration;
+
 use holdfast_core::event::LogError;
 
 /// An error of the store.
@@ -29,6 +31,15 @@ pub enum StoreError {
     /// assumed about its state must be read again.
     #[error("the database is unavailable: {0}")]
     Unavailable(sqlx::Error),
+}
+
+/// Waits for `work` at most for `limit`; after that nobody knows what became of it.
+pub async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = |_| StoreError::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(limit, work).await.map_err(late)?
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -30,8 +30,8 @@ fn in_time(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Ru
         Overage::Cap => (0, excess),
         Overage::Draw => split(account, excess),
     };
-    must_fit(hold, held + drawn, absorbed)?;
     let released = if asked.is_final { hold.amount - held } else { 0 };
+    must_fit(hold, held + drawn, absorbed, hold.amount - held - released)?;
     let (is_final, reason) = (asked.is_final, asked.reason.clone());
     Ok(Fact::Captured { hold: asked.hold, held, drawn, absorbed, released, is_final, reason })
 }
@@ -58,14 +58,16 @@ fn late(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Rulin
         AccountStatus::Closed => 0,
         AccountStatus::Active | AccountStatus::Frozen => bounded.min(account.takeable()),
     };
-    must_fit(hold, charged, wanted - charged)?;
+    must_fit(hold, charged, wanted - charged, 0)?;
     let reason = asked.reason.clone();
     Ok(Fact::CapturedLate { hold: asked.hold, charged, absorbed: wanted - charged, reason })
 }
 
-/// What a hold has seen in total must stay countable, however often it is captured in part.
-fn must_fit(hold: &Hold, charged: Units, absorbed: Units) -> Result<(), Rejection> {
-    let fits = hold.captured.checked_add(charged).is_some() && hold.absorbed.checked_add(absorbed).is_some();
+/// What a hold has seen in total must stay countable, however often it is captured in part, and
+/// even if all that is left is charged when its time comes.
+fn must_fit(hold: &Hold, charged: Units, absorbed: Units, left: Units) -> Result<(), Rejection> {
+    let captured = hold.captured.checked_add(charged).and_then(|captured| captured.checked_add(left));
+    let fits = captured.is_some() && hold.absorbed.checked_add(absorbed).is_some();
     if fits { Ok(()) } else { Err(Rejection::BalanceOverflow) }
 }
 

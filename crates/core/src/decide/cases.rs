@@ -436,6 +436,25 @@ fn no_sum_leaves_64_bits() {
 }
 
 #[test]
+fn a_hold_can_always_expire() {
+    let given = [
+        r#"open_account {"overdraft_limit":"9000000000"}"#,
+        r#"top_up {"amount":"9000000000"}"#,
+        r#"reserve {"amount":"1","hold":"H1","overage":"draw","on_expiry":"capture"}"#,
+        r#"capture {"hold":"H1","amount":"9000000000","final":false}"#,
+        r#"top_up {"amount":"9000000000"}"#,
+        r#"increase {"hold":"H1","amount":"100000000"}"#,
+    ];
+    check(
+        &given,
+        &[
+            (r#"increase {"hold":"H1","amount":"200000000"}"#, "balance_overflow | 9000000000 100000000"),
+            (r#"expire "H1""#, "hold_expired 100000000 | 8900000000 0"),
+        ],
+    );
+}
+
+#[test]
 fn a_hold_lives_at_most_a_day() {
     check(
         &FUNDED,

@@ -23,7 +23,10 @@ pub(super) fn extend(account: &Account, id: HoldId, ttl_ms: u64, now: Timestamp)
 pub(super) fn increase(account: &Account, id: HoldId, amount: Decimal) -> Ruling {
     must_be_active(account)?;
     let amount = units("amount", amount, account)?;
-    open_hold(account, id)?;
+    let hold = open_hold(account, id)?;
     must_be_takeable(account, amount)?;
+    // Its expiry may have to charge all of it on top of what was captured.
+    let most = hold.captured.checked_add(hold.amount).and_then(|most| most.checked_add(amount));
+    most.ok_or(Rejection::BalanceOverflow)?;
     Ok(Fact::Increased { hold: id, amount })
 }

@@ -1,5 +1,7 @@
 //! Telling outcomes, after their commit and in order, on a connection of their own.
 
+use std::time::Duration;
+
 use async_nats::{Client, HeaderMap};
 use holdfast_core::chain::Hash;
 use holdfast_protocol::Outcome;
@@ -12,6 +14,9 @@ use super::entries::Reply;
 
 /// So many batches of outcomes may wait for the network before the lane waits with them.
 const QUEUE_BATCHES: usize = 64;
+
+/// How long the lane waits for room in that queue.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
 
 /// An outcome on its way.
 pub(super) struct Answer {
@@ -43,8 +48,10 @@ impl Answers {
 
     pub(super) async fn tell(&self, answers: Vec<Answer>) {
         if !answers.is_empty() {
-            // The task ends only after this queue does.
-            let _ = self.queue.send(answers).await;
+            // Whoever is not told can ask again; the lane must not wait without end for a network.
+            if self.queue.send_timeout(answers, TELL_WITHIN).await.is_err() {
+                tracing::warn!("outcomes were dropped: the bus takes none");
+            }
         }
     }
 

@@ -48,6 +48,9 @@ pub(super) enum Verdict {
     At(Position),
 }
 
+/// Stands where a SQLSTATE would when it was not the database that refused.
+const ASSERTION: &str = "assertion";
+
 /// How a batch is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -82,9 +85,7 @@ impl Decider<'_> {
         match decided {
             Ok(Ok(())) => Ok(self.batch),
             Ok(Err(error)) => Err(error),
-            Err(panic) => {
-                Err(StoreError::Content { sqlstate: "assertion".to_owned(), message: said(&*panic) })
-            }
+            Err(panic) => Err(StoreError::Content { sqlstate: ASSERTION.to_owned(), message: said(&*panic) }),
         }
     }
 
@@ -168,7 +169,12 @@ impl Decider<'_> {
             held,
             fact,
         };
-        self.memory.apply(&event)?;
+        // A rule that decides what cannot be folded is a fault of its command, not of the log.
+        let apply = self.memory.apply(&event);
+        apply.map_err(|error| StoreError::Content {
+            sqlstate: ASSERTION.to_owned(),
+            message: error.to_string(),
+        })?;
         self.lookups.add(&event);
         let previous = last.map_or(&self.head.hash, |record| &record.hash);
         let link = Link { partition: self.head.partition, epoch: self.head.epoch, previous };

@@ -36,6 +36,13 @@ struct Horizon {
 }
 
 impl Horizon {
+    /// Whether this is the same stream as `before`, further on.
+    fn continues(&self, before: &Horizon) -> bool {
+        before.sequence > 0
+            && self.stream_created == before.stream_created
+            && self.sequence >= before.sequence
+    }
+
     /// Whether everything stored by then was applied.
     fn reached(&self, applied: &Applied) -> bool {
         self.sequence == 0
@@ -50,11 +57,13 @@ pub(super) struct Horizons {
     answers: (mpsc::Sender<Option<Horizon>>, mpsc::Receiver<Option<Horizon>>),
     asking: bool,
     latest: Option<(Horizon, Instant)>,
+    /// Whether the latest was reached.
+    acted_on: bool,
 }
 
 impl Horizons {
     pub(super) fn new(client: Client, clock: Arc<dyn Clock>) -> Self {
-        Horizons { client, clock, answers: mpsc::channel(1), asking: false, latest: None }
+        Horizons { client, clock, answers: mpsc::channel(1), asking: false, latest: None, acted_on: false }
     }
 
     /// Asks, unless a question is under way or its answer still waits to be reached.
@@ -88,15 +97,20 @@ impl Horizons {
 
     fn take(&mut self, answer: Option<Horizon>) {
         self.asking = false;
-        if let Some(horizon) = answer {
-            self.latest = Some((horizon, Instant::now()));
+        let Some(horizon) = answer else { return };
+        match &mut self.latest {
+            // Under a lasting backlog each answer lies further ahead; the first is kept until the
+            // lane has come to it, or nothing would ever expire.
+            Some((before, since)) if !self.acted_on && horizon.continues(before) => *since = Instant::now(),
+            _ => (self.latest, self.acted_on) = (Some((horizon, Instant::now())), false),
         }
     }
 
     /// The moment up to which holds may be expired, if everything stored by then was applied.
-    pub(super) fn reached(&self, applied: &Applied) -> Option<Timestamp> {
+    pub(super) fn reached(&mut self, applied: &Applied) -> Option<Timestamp> {
         let (horizon, _) = self.latest?;
-        horizon.reached(applied).then_some(horizon.at)
+        self.acted_on = horizon.reached(applied);
+        self.acted_on.then_some(horizon.at)
     }
 }
 

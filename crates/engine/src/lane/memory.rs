@@ -23,6 +23,8 @@ pub(super) struct Memory {
     accounts_max: usize,
     /// Loaded accounts; none for an id that has no account, until the batch's end.
     accounts: HashMap<AccountId, Option<Account>>,
+    /// The ids of this batch that had no account when it was loaded.
+    absent: Vec<AccountId>,
     /// The highest checkpoint that was used.
     checkpoint: Position,
     /// Ended holds by their last event, to leave when the checkpoint has passed it.
@@ -39,6 +41,7 @@ impl Memory {
             partition,
             accounts_max,
             accounts: HashMap::new(),
+            absent: Vec::new(),
             checkpoint: Position::default(),
             ended: VecDeque::new(),
             due: BTreeSet::new(),
@@ -82,6 +85,9 @@ impl Memory {
             let mut found = loaded.value;
             for id in ids {
                 let account = found.remove(&id);
+                if account.is_none() {
+                    self.absent.push(id.clone());
+                }
                 self.accounts.insert(id, account);
             }
         }
@@ -163,7 +169,11 @@ impl Memory {
 
     /// Lets go of what the projection has.
     pub(super) fn evict(&mut self) {
-        self.accounts.retain(|_, account| account.is_some());
+        for id in self.absent.drain(..) {
+            if self.accounts.get(&id).is_some_and(Option::is_none) {
+                self.accounts.remove(&id);
+            }
+        }
         while let Some((position, (id, hold_id))) = self.ended.pop_front_if(|(at, _)| *at <= self.checkpoint)
         {
             let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) else { continue };

@@ -39,6 +39,8 @@ const BACKOFF: Duration = Duration::from_millis(250);
 pub struct LaneConfig {
     /// The database.
     pub database_url: String,
+    /// The bus: commands come in by a connection that is made anew whenever it is in doubt.
+    pub nats_url: String,
     /// The partition.
     pub partition: i16,
     /// The assets that accounts may be opened in.
@@ -55,8 +57,8 @@ pub struct Lane {
     pub config: LaneConfig,
     /// Keys and rights; changes are taken up between batches.
     pub rules: watch::Receiver<Arc<Rules>>,
-    /// The connection that commands come in by.
-    pub intake: Client,
+    /// The connection that the streams are looked after by.
+    pub streams: Client,
     /// The connection that outcomes go out by, so that nothing else delays them.
     pub answers: Client,
     /// The present.

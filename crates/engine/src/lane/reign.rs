@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use holdfast_core::Timestamp;
 use holdfast_protocol::Outcome;
+use holdfast_store::error::within;
 use holdfast_store::{StoreError, Writer, lookup};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ const EXPIRIES_MAX: usize = 500;
 /// How long to wait for the projector when memory is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a batch may take, its waiting for a slow disk or a synchronous standby included.
+const BATCH_WITHIN: Duration = Duration::from_secs(30);
 /// How long outcomes may take to leave at the end of a reign; their commands can be asked again.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -77,18 +80,19 @@ impl<'a> Reign<'a> {
         let (sender, queue) = mpsc::channel(QUEUE_COMMANDS);
         let stop = CancellationToken::new();
         let intake = Intake {
-            client: lane.intake.clone(),
+            url: lane.config.nats_url.clone(),
             queue: sender,
             from: head.applied,
             last: None,
+            in_vain: 0,
             health: Arc::clone(&lane.health),
         };
         tokio::spawn(intake.run(stop.clone()));
         lane.health.well("lane");
         Ok(Reign {
             answers: Answers::start(lane.answers.clone()),
-            refused: Refused::start(lane.intake.clone()),
-            horizons: Horizons::new(lane.intake.clone(), Arc::clone(&lane.clock)),
+            refused: Refused::start(lane.streams.clone()),
+            horizons: Horizons::new(lane.streams.clone(), Arc::clone(&lane.clock)),
             trim_at: Instant::now(),
             _intake: stop.drop_guard(),
             lane,
@@ -183,7 +187,7 @@ impl<'a> Reign<'a> {
     async fn settle(&mut self, tasks: Vec<Task>) -> Result<(), StoreError> {
         let mut parts = vec![tasks];
         while let Some(mut part) = parts.pop() {
-            let Err(error) = self.process(&part, Mode::Normal).await else { continue };
+            let Err(error) = self.process_in_time(&part, Mode::Normal).await else { continue };
             let StoreError::Content { .. } = error else { return Err(error) };
             tracing::warn!(%error, commands = part.len(), "a batch was refused; looking for the command at fault");
             self.memory = Memory::take_over(&mut self.writer, self.lane.config.accounts_max).await?;
@@ -199,14 +203,22 @@ impl<'a> Reign<'a> {
 
     /// The second try of a command alone; failing again, it is set aside.
     async fn retry_alone(&mut self, part: &[Task]) -> Result<(), StoreError> {
-        let Err(error) = self.process(part, Mode::Normal).await else { return Ok(()) };
+        let Err(error) = self.process_in_time(part, Mode::Normal).await else { return Ok(()) };
         let StoreError::Content { .. } = error else { return Err(error) };
         self.memory = Memory::take_over(&mut self.writer, self.lane.config.accounts_max).await?;
-        self.process(part, Mode::Quarantine).await?;
-        if let [Task::Message(delivery)] = part {
-            self.refused.quarantined(&error.to_string(), delivery);
+        self.process_in_time(part, Mode::Quarantine).await?;
+        match part {
+            [Task::Message(delivery)] => self.refused.quarantined(&error.to_string(), delivery),
+            [Task::Expiry((account, hold))] => self.refused.stuck(&error.to_string(), account, *hold),
+            _ => unreachable!("a command that is alone"),
         }
         Ok(())
+    }
+
+    /// A database that has vanished without a word would be waited for without end; after this long
+    /// nobody knows what became of the commit, and taking over again finds out.
+    async fn process_in_time(&mut self, tasks: &[Task], mode: Mode) -> Result<(), StoreError> {
+        within(BATCH_WITHIN, self.process(tasks, mode)).await
     }
 
     async fn process(&mut self, tasks: &[Task], mode: Mode) -> Result<(), StoreError> {
@@ -297,6 +309,6 @@ impl<'a> Reign<'a> {
     fn trim(&mut self) {
         self.trim_at = Instant::now() + TRIM_EVERY;
         let applied = self.writer.head().applied.clone();
-        tokio::spawn(trim(self.lane.intake.clone(), applied, self.lane.config.keep, self.lane.clock.now()));
+        tokio::spawn(trim(self.lane.streams.clone(), applied, self.lane.config.keep, self.lane.clock.now()));
     }
 }
