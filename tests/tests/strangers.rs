@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_core::Verb;
 use holdfast_testkit::tenant::Tenant;
 use holdfast_testkit::wait;
-use holdfast_tests::{AUDIENCE, SOON, Serve, TOKEN, binary, client, jetstream, tools};
+use holdfast_tests::{AUDIENCE, SOON, Serve, TOKEN, binary, client, count, database, jetstream, tools};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -121,6 +121,42 @@ async fn every_command_of_the_runbook_works() -> Result<()> {
         ensure!(!unanswered, "`{text}` was not answered: {said}");
     }
     eprintln!("{} commands of docs/operators.md, each exits 0", commands.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_stream_restored_from_a_backup_does_nothing_twice() -> Result<()> {
+    let Some(nats) = tools::nats_cli()? else { return Ok(()) };
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let backup = tempfile()?.join("backup");
+    let cli = async |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new(&nats);
+        command.args(arguments).arg(&backup).env("NATS_URL", tenant.nats_url("ledger")).stdin(Stdio::null());
+        command.env("HOME", tempfile()?).kill_on_drop(true);
+        let output = tokio::time::timeout(COMMAND_WITHIN, command.output()).await??;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    let deduct = async || backend.send(Verb::Deduct, "user-1", r#"{"amount":"1"}"#).await;
+    deduct().await?;
+    cli(&["stream", "backup", "LEDGER_COMMANDS", "--no-progress"]).await?;
+    for _ in 0..5 {
+        deduct().await?;
+    }
+    // An older state: the stream ends below what was applied, and grows again from there.
+    ensure!(ledger.stop().await?);
+    let streams = jetstream(&tenant, "operator").await?;
+    streams.delete_stream("LEDGER_COMMANDS").await?;
+    cli(&["stream", "restore", "--no-progress"]).await?;
+    let _ledger = Serve::start(&tenant).await?;
+    assert_eq!(deduct().await?.posted.as_deref(), Some("3"));
+    let mut connection = database(&tenant).await?;
+    let deducted = "SELECT count(*) FROM ledger_event WHERE kind = 'deducted'";
+    assert_eq!(count(&mut connection, deducted).await?, 7);
+    std::fs::remove_dir_all(backup)?;
     Ok(())
 }
 

@@ -198,6 +198,32 @@ async fn what_is_applied_and_old_is_trimmed_but_for_the_last() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_command_stream_that_is_nearly_full_is_trimmed_before_its_time() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let owner = jetstream(&tenant, "ledger").await?;
+    let mut config = owner.get_stream("LEDGER_COMMANDS").await?.cached_info().config.clone();
+    config.max_messages = 20;
+    owner.update_stream(config).await?;
+    for _ in 0..15 {
+        backend.send(Verb::Deduct, "user-1", r#"{"amount":"0.1"}"#).await?;
+    }
+    assert!(ledger.stop().await?);
+    let _ledger = Serve::start(&tenant).await?;
+    wait::until("the older half is gone", SOON, async || {
+        let stream = owner.get_stream("LEDGER_COMMANDS").await.ok()?;
+        (stream.cached_info().state.first_sequence == 7).then_some(())
+    })
+    .await?;
+    for _ in 0..9 {
+        assert!(backend.send(Verb::Deduct, "user-1", r#"{"amount":"0.1"}"#).await?.accepted());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn headers_that_the_nats_client_cannot_take_hold_nobody_up() -> Result<()> {
     let tenant = Tenant::new().await?;
     let ledger = Serve::start(&tenant).await?;
