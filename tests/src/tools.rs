@@ -19,12 +19,12 @@ pub fn missing<T>(tool: &str, not_run: &str) -> Result<Option<T>> {
 }
 
 /// The `nats` CLI: the one that `HOLDFAST_NATS_CLI` names, or one on the `PATH`.
-pub fn nats_cli() -> Result<Option<PathBuf>> {
+pub fn nats_cli(not_run: &str) -> Result<Option<PathBuf>> {
     let named = std::env::var_os("HOLDFAST_NATS_CLI").map(PathBuf::from);
     let candidate = named.unwrap_or_else(|| PathBuf::from("nats"));
     match Command::new(&candidate).arg("--version").output() {
         Ok(output) if output.status.success() => Ok(Some(candidate)),
-        _ => missing("the nats CLI", "the commands of docs/operators.md"),
+        _ => missing("the nats CLI", not_run),
     }
 }
 

@@ -25,6 +25,7 @@ use holdfast_protocol::token::hex;
 use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -102,6 +103,16 @@ pub struct Client {
     options: Arc<ClientOptions>,
     instance: Arc<str>,
     waiters: Arc<Waiters>,
+    _outcomes: Arc<Outcomes>,
+}
+
+/// The task that gives outcomes out; it ends, and with it the connection, with the last client.
+struct Outcomes(AbortHandle);
+
+impl Drop for Outcomes {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Client {
@@ -115,15 +126,15 @@ impl Client {
         let subject = subject::outcomes(issuer.as_str(), &instance);
         let outcomes = nats.subscribe(subject).await;
         let mut outcomes = outcomes.map_err(|error| ClientError::Connect(error.to_string()))?;
-        let client = Client { nats, options: Arc::new(options), instance, waiters: Arc::default() };
-        let (waiters, options) = (Arc::downgrade(&client.waiters), Arc::clone(&client.options));
-        tokio::spawn(async move {
+        let (options, waiters) = (Arc::new(options), Arc::<Waiters>::default());
+        let (waiting, keys) = (Arc::clone(&waiters), options.keys.clone());
+        let task = tokio::spawn(async move {
             while let Some(message) = outcomes.next().await {
-                let Some(waiters) = waiters.upgrade() else { return };
-                deliver(&waiters, &options.keys, &message);
+                deliver(&waiting, &keys, &message);
             }
         });
-        Ok(client)
+        let outcomes = Arc::new(Outcomes(task.abort_handle()));
+        Ok(Client { nats, options, instance, waiters, _outcomes: outcomes })
     }
 
     /// Sends a command and waits for its outcome, whatever that is.

@@ -165,31 +165,38 @@ impl Intake {
 
     /// Gives a message to the lane; answers whether the lane still takes any.
     async fn hand_over(&mut self, delivery: Delivery) -> bool {
-        self.in_vain = 0;
+        if std::mem::take(&mut self.in_vain) > 0 || self.last.is_none() {
+            self.health.well("intake");
+        }
         self.last = Some(delivery.clone());
-        self.health.well("intake");
         self.queue.send(delivery).await.is_ok()
     }
 
-    /// Hands over the message from `start` on by another way than a delivery, which has failed again
-    /// and again: its headers may be such that the client cannot take it. Answers where to go on.
+    /// Hands over what comes from `start` on by another way than deliveries, which have failed again
+    /// and again: one message, and all that follow it with headers, since those may be such that the
+    /// client cannot take them. Answers where to go on.
     async fn step_over(&mut self, client: &Client, start: u64, created: i64) -> Result<u64, BusError> {
-        let Some(message) = raw::from(client, start).await? else { return Ok(start) };
-        tracing::warn!(
-            sequence = message.sequence,
-            "a message could not be delivered and was fetched instead"
-        );
-        let sequence = message.sequence;
-        let delivery = Delivery {
-            sequence,
-            stored_at: Timestamp::from_micros(message.stored.timestamp_micros()),
-            stored_nanos: nanos(message.stored)?,
-            stream_created: created,
-            subject: message.subject,
-            payload: message.payload,
-        };
-        self.hand_over(delivery).await;
-        Ok(sequence + 1)
+        let mut next = start;
+        loop {
+            let Some(message) = raw::from(client, next).await? else { return Ok(next) };
+            if next > start && !message.has_headers {
+                return Ok(next);
+            }
+            let sequence = message.sequence;
+            tracing::warn!(sequence, "a message could not be delivered and was fetched instead");
+            let delivery = Delivery {
+                sequence,
+                stored_at: Timestamp::from_micros(message.stored.timestamp_micros()),
+                stored_nanos: nanos(message.stored)?,
+                stream_created: created,
+                subject: message.subject,
+                payload: message.payload,
+            };
+            next = sequence + 1;
+            if !self.hand_over(delivery).await {
+                return Ok(next);
+            }
+        }
     }
 
     /// The sequence to begin at.

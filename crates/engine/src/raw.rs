@@ -22,6 +22,8 @@ pub(crate) struct RawMessage {
     pub(crate) subject: String,
     pub(crate) payload: Bytes,
     pub(crate) stored: DateTime<Utc>,
+    /// Whether it carries headers, of which no honest command has any.
+    pub(crate) has_headers: bool,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +38,8 @@ struct Stored {
     subject: String,
     #[serde(default)]
     data: String,
+    #[serde(default)]
+    hdrs: String,
     time: DateTime<Utc>,
 }
 
@@ -65,7 +69,8 @@ async fn ask(client: &Client, question: serde_json::Value) -> Result<Option<RawM
         (Some(stored), _) => {
             let payload = STANDARD.decode(stored.data).map_err(BusError::of)?.into();
             let (sequence, subject) = (stored.seq, stored.subject);
-            Ok(Some(RawMessage { sequence, subject, payload, stored: stored.time }))
+            let has_headers = !stored.hdrs.is_empty();
+            Ok(Some(RawMessage { sequence, subject, payload, stored: stored.time, has_headers }))
         }
         (None, Some(error)) if error.err_code == NOT_FOUND => Ok(None),
         (None, Some(error)) => Err(BusError(error.description)),

@@ -76,7 +76,7 @@ impl Refused {
         metrics::counter!("holdfast_quarantined_total").increment(1);
         tracing::error!(%account, %hold, problem, "a hold could not expire; release or capture it by hand");
         let record = serde_json::json!({ "account": account, "hold": hold, "problem": problem });
-        self.notice("quarantined", record.to_string().into_bytes());
+        self.notice("stuck_hold", record.to_string().into_bytes());
     }
 
     fn notice(&self, reason: &str, payload: Vec<u8>) {

@@ -115,7 +115,7 @@ impl Relay {
     async fn check(&self, connection: &mut PgConnection, stream: &Stream) -> Result<Position, RelayError> {
         let state = &stream.cached_info().state;
         let last = i64::try_from(state.last_sequence).map_err(BusError::of)?;
-        let head = head::read(connection, self.partition).await?.position;
+        let head = within(READ_WITHIN, head::read(connection, self.partition)).await?.position;
         if last > head.0 {
             let problem = format!("{EVENTS} ends at {last}, beyond the log's end at {head}");
             return Err(RelayError::Foreign(problem));
@@ -134,8 +134,9 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let message = stream.get_raw_message(last.unsigned_abs()).await.map_err(BusError::of)?;
         let chained = message.headers.get(CHAIN_HEADER).map(|value| value.as_str().to_owned());
-        let row =
-            lookup::positions(connection, self.partition, &[Position(last)]).await?.remove(&Position(last));
+        let wanted = [Position(last)];
+        let found = lookup::positions(connection, self.partition, &wanted);
+        let row = within(READ_WITHIN, found).await?.remove(&Position(last));
         let expected = row.map(|row| hex(&row.hash));
         if expected.is_none() || chained != expected {
             let problem = format!("the message at {last} of {EVENTS} is not the event at that position");

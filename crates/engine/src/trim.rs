@@ -44,8 +44,11 @@ async fn purge(client: Client, applied: &Applied, keep: Duration, now: Timestamp
         return Ok(0);
     }
     let end = applied.sequence.min(info.state.last_sequence);
-    let first_kept = first_since(&client, info.state.first_sequence, end, before).await?;
-    let first_kept = first_kept.max(pressed.unwrap_or(0));
+    let mut first_kept = first_since(&client, info.state.first_sequence, end, before).await?;
+    if let Some(pressed) = pressed.filter(|pressed| *pressed > first_kept) {
+        tracing::warn!("the command stream is nearly full; trimming before the keep time");
+        first_kept = pressed;
+    }
     if first_kept <= info.state.first_sequence {
         return Ok(0);
     }
@@ -59,11 +62,6 @@ fn pressed(config: &stream::Config, state: &stream::State, applied: &Applied) ->
     if state.messages <= most / 5 * 4 {
         return None;
     }
-    tracing::warn!(
-        messages = state.messages,
-        most,
-        "the command stream is nearly full; trimming before the keep time"
-    );
     Some(applied.sequence.saturating_sub(most / 2))
 }
 

@@ -32,6 +32,8 @@ use crate::settings::{self, TuningArgs};
 pub(crate) const PARTITION: i16 = 0;
 /// How long parts may take to finish once told to.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
+/// How much of that the façade may take.
+const FACADE_WITHIN: Duration = Duration::from_secs(4);
 /// Connections that answer reads.
 const READERS: u32 = 8;
 /// How often the issuers' file is looked at.
@@ -162,7 +164,7 @@ impl Ledger {
         let nats = queries;
         let monitor = LedgerMonitor { health, pool, nats, projected, projector: projector_problem };
         ledger.open(&config, listener, monitor, FacadeParts { keys: http_keys, metrics }).await?;
-        let follow = follow_issuers(config, rules, ledger.stop.clone());
+        let follow = follow_issuers(config, issuers, rules, ledger.stop.clone());
         ledger.parts.spawn(follow);
         Ok(ledger)
     }
@@ -224,7 +226,8 @@ impl Ledger {
         let facade = self.facade.take();
         let all = async {
             if let Some(facade) = facade {
-                facade.await?;
+                // Whatever the façade does, the lane must have its time too.
+                let _ = tokio::time::timeout(FACADE_WITHIN, facade).await;
             }
             self.stop.cancel();
             while let Some(ended) = self.parts.join_next().await {
@@ -262,13 +265,13 @@ fn ended_early(ended: Option<Result<Result<()>, tokio::task::JoinError>>) -> Res
     }
 }
 
-/// Takes up changes of the issuers' file. A file that cannot be read changes nothing.
+/// Takes up changes of the issuers' file since `last` was read. A file that cannot be read changes nothing.
 async fn follow_issuers(
     config: LedgerConfig,
+    mut last: String,
     rules: watch::Sender<Arc<Rules>>,
     stop: CancellationToken,
 ) -> Result<()> {
-    let mut last = config.issuers.read()?;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

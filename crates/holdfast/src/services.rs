@@ -34,6 +34,8 @@ pub(crate) struct Services {
 
 type Answer = Result<Value, ServiceError>;
 
+/// How long one query may take; the next waits behind it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait before connecting again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -69,7 +71,11 @@ pub(crate) async fn run(
                     let stopped = current.service.stop().await;
                     return stopped.map_err(|error| anyhow!("stopping the NATS services: {error}"));
                 }
-                _ = current.tasks.join_next() => tracing::warn!("the NATS services have lost their connection"),
+                ended = current.tasks.join_next() => {
+                    tracing::warn!(?ended, "a NATS service has ended; starting them again");
+                    // Where the connection is alive, the old service must not be listed beside the new.
+                    let _ = tokio::time::timeout(ANSWER_WITHIN, current.service.stop()).await;
+                }
             }
         }
         tokio::select! {
@@ -103,7 +109,9 @@ pub(crate) async fn register(url: &str, services: &Arc<Services>) -> Result<Regi
         let services = Arc::clone(services);
         tasks.spawn(async move {
             while let Some(request) = endpoint.next().await {
-                let answer = services.answer(&request.message.subject).await;
+                let asked = services.answer(&request.message.subject);
+                let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
+                let answer = answer.unwrap_or_else(|_| Err(error(503, "the database does not answer")));
                 let answer = answer.map(|value| Bytes::from(value.to_string()));
                 if let Err(error) = request.respond(answer).await {
                     tracing::warn!(%error, name, "a query was not answered");

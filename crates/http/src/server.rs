@@ -1,5 +1,6 @@
 //! The accept loop: slow clients are cut off, and stopping lets requests under way finish.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,13 +27,12 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let place = Arc::clone(&room).acquire_owned().await.expect("never closed");
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &room) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, place)) => {
                 let _ = stream.set_nodelay(true);
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
@@ -51,7 +51,16 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let _ = tokio::time::timeout(DRAIN_WITHIN, connections.wait()).await;
 }
 
-async fn connection(stream: tokio::net::TcpStream, router: Router, stop: CancellationToken) {
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.expect("never closed");
+    Ok((listener.accept().await?.0, place))
+}
+
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
     // Without a timer the header's time limit would do nothing.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

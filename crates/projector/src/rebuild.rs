@@ -46,6 +46,7 @@ async fn alone(connection: &mut PgConnection) -> Result<(), StoreError> {
     }
 }
 
+/// Empties the tables that are put away, of every partition.
 async fn clear(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::raw_sql(
         "TRUNCATE projection_next.account, projection_next.hold, projection_next.activity, projection_next.book;

@@ -46,7 +46,7 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let sqlstate = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         match sqlstate {
-            // An undefined table, column, function, schema or role.
+            // An undefined table, column, function or schema.
             Some(sqlstate) if ["42P01", "42703", "42883", "3F000"].contains(&sqlstate.as_str()) => {
                 StoreError::Unmigrated
             }

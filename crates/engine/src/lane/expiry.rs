@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::bus::COMMANDS;
 use crate::clock::Clock;
+use crate::intake::is_applied;
 
 /// How long after an answer, or a failure, the stream is asked again.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -75,8 +76,9 @@ impl Horizons {
         }
         self.asking = true;
         let (client, clock, answer) = (self.client.clone(), Arc::clone(&self.clock), self.answers.0.clone());
+        let applied = applied.clone();
         tokio::spawn(async move {
-            let horizon = observe(client, clock.now()).await;
+            let horizon = observe(client, clock.now(), &applied).await;
             tokio::time::sleep(PAUSE).await;
             let _ = answer.send(horizon).await;
         });
@@ -115,9 +117,18 @@ impl Horizons {
 }
 
 /// What the stream holds. `at` was read before asking, so the answer covers it.
-async fn observe(client: Client, at: Timestamp) -> Option<Horizon> {
-    let stream = jetstream::new(client).get_stream(COMMANDS).await.ok()?;
+///
+/// None while the stream is not the one that was applied: it may have been set back, and then has
+/// commands to come that a higher sequence applied before says nothing about.
+async fn observe(client: Client, at: Timestamp, applied: &Applied) -> Option<Horizon> {
+    let stream = jetstream::new(client.clone()).get_stream(COMMANDS).await.ok()?;
     let info = stream.cached_info();
-    let sequence = if info.state.messages == 0 { 0 } else { info.state.last_sequence };
-    Some(Horizon { at, sequence, stream_created: info.created.timestamp_nanos_opt()? })
+    let stream_created = info.created.timestamp_nanos_opt()?;
+    if info.state.messages == 0 {
+        return Some(Horizon { at, sequence: 0, stream_created });
+    }
+    if stream_created == applied.stream_created && !is_applied(&client, applied).await.ok()? {
+        return None;
+    }
+    Some(Horizon { at, sequence: info.state.last_sequence, stream_created })
 }

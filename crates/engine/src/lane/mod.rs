@@ -24,6 +24,7 @@ use async_nats::Client;
 use holdfast_core::{Assets, Position};
 use holdfast_protocol::verify::Rules;
 use holdfast_store::StoreError;
+use holdfast_store::error::within;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,9 @@ use reign::Reign;
 
 /// How long to wait before taking over again after the database was lost.
 const BACKOFF: Duration = Duration::from_millis(250);
+
+/// How long a take-over may take, the tail of the log and the old writer's last commit included.
+const BEGIN_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a lane is told.
 #[derive(Debug, Clone)]
@@ -86,7 +90,7 @@ impl Lane {
         loop {
             let result = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                begun = Reign::begin(&mut self) => match begun {
+                begun = Box::pin(within(BEGIN_WITHIN, Reign::begin(&mut self))) => match begun {
                     Ok(reign) => Box::pin(reign.run(stop.clone())).await,
                     Err(error) => Err(error),
                 },

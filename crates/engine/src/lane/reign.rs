@@ -16,13 +16,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Lane;
 use super::answers::{Answer, Answers};
 use super::decisions::{Batch, Decider, Mode, Verdict};
 use super::entries::{Asked, Entry, Task};
 use super::expiry::{ASK_AGAIN, Horizons};
 use super::lookups::Lookups;
 use super::memory::Memory;
+use super::{BEGIN_WITHIN, Lane};
 use crate::intake::{Delivery, Intake};
 use crate::refused::Refused;
 use crate::trim::{TRIM_EVERY, trim};
@@ -52,6 +52,8 @@ pub(super) struct Reign<'a> {
     refused: Refused,
     horizons: Horizons,
     trim_at: Instant,
+    /// Whether the last thing done was to expire holds.
+    expired_last: bool,
     /// Ends the intake task with the reign.
     _intake: DropGuard,
 }
@@ -94,6 +96,7 @@ impl<'a> Reign<'a> {
             refused: Refused::start(lane.streams.clone()),
             horizons: Horizons::new(lane.streams.clone(), Arc::clone(&lane.clock)),
             trim_at: Instant::now(),
+            expired_last: false,
             _intake: stop.drop_guard(),
             lane,
             writer,
@@ -119,12 +122,13 @@ impl<'a> Reign<'a> {
                 Step::Again => {}
             }
             if self.memory.is_full() {
-                self.memory.refresh(&mut self.writer).await?;
+                within(BATCH_WITHIN, self.memory.refresh(&mut self.writer)).await?;
             }
         }
     }
 
-    /// Waits for something to do. Commands come first: what they do may end a hold in time.
+    /// Waits for something to do. Holds whose time has come and commands take turns, so that many of
+    /// the one kind never keep the other waiting.
     async fn next(&mut self, stop: &CancellationToken) -> Step {
         if self.memory.is_full() {
             tokio::select! {
@@ -139,12 +143,16 @@ impl<'a> Reign<'a> {
         }
         let applied = &self.writer.head().applied;
         let due_in = self.due_in();
-        if due_in.is_zero() {
+        if due_in.is_zero() && (!self.expired_last || self.queue.is_empty()) {
             match self.horizons.reached(applied) {
-                Some(horizon) if self.memory.next_due() <= Some(horizon) => return Step::Expire(horizon),
+                Some(horizon) if self.memory.next_due() <= Some(horizon) => {
+                    self.expired_last = true;
+                    return Step::Expire(horizon);
+                }
                 _ => self.horizons.ask(applied),
             }
         }
+        self.expired_last = false;
         let wake = tokio::time::sleep(if due_in.is_zero() { ASK_AGAIN } else { due_in });
         tokio::select! {
             biased;
@@ -190,7 +198,7 @@ impl<'a> Reign<'a> {
             let Err(error) = self.process_in_time(&part, Mode::Normal).await else { continue };
             let StoreError::Content { .. } = error else { return Err(error) };
             tracing::warn!(%error, commands = part.len(), "a batch was refused; looking for the command at fault");
-            self.memory = Memory::take_over(&mut self.writer, self.lane.config.accounts_max).await?;
+            self.read_anew().await?;
             if part.len() > 1 {
                 let rest = part.split_off(part.len() / 2);
                 parts.extend([rest, part]);
@@ -201,11 +209,18 @@ impl<'a> Reign<'a> {
         Ok(())
     }
 
+    /// Drops the memory that a refused batch has changed, and reads what the log says.
+    async fn read_anew(&mut self) -> Result<(), StoreError> {
+        let read = Memory::take_over(&mut self.writer, self.lane.config.accounts_max);
+        self.memory = within(BEGIN_WITHIN, read).await?;
+        Ok(())
+    }
+
     /// The second try of a command alone; failing again, it is set aside.
     async fn retry_alone(&mut self, part: &[Task]) -> Result<(), StoreError> {
         let Err(error) = self.process_in_time(part, Mode::Normal).await else { return Ok(()) };
         let StoreError::Content { .. } = error else { return Err(error) };
-        self.memory = Memory::take_over(&mut self.writer, self.lane.config.accounts_max).await?;
+        self.read_anew().await?;
         self.process_in_time(part, Mode::Quarantine).await?;
         match part {
             [Task::Message(delivery)] => self.refused.quarantined(&error.to_string(), delivery),
