@@ -19,6 +19,7 @@ use holdfast_protocol::verify::Rules;
 use holdfast_protocol::{ClientKeys, Issuers, RootToken};
 use holdfast_store::Role;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -36,6 +37,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(8);
 const FACADE_WITHIN: Duration = Duration::from_secs(4);
 /// Connections that answer reads.
 const READERS: u32 = 8;
+/// More callers at once than this wait; fewer are served under any limit of files.
+const CONNECTIONS_MOST: u64 = 8_192;
+const CONNECTIONS_LEAST: usize = 64;
+/// Files for everything but callers.
+const FILES_RESERVED: u64 = 256;
 /// How often the issuers' file is looked at.
 const ISSUERS_EVERY: Duration = Duration::from_secs(5);
 
@@ -207,7 +213,8 @@ impl Ledger {
             metrics: facade.metrics,
         });
         let (router, stop) = (holdfast_http::router(facade), self.stop_facade.clone());
-        self.facade = Some(tokio::spawn(holdfast_http::server::serve(listener, router, stop)));
+        self.facade =
+            Some(tokio::spawn(holdfast_http::server::serve(listener, router, connections_max(), stop)));
         let services = Arc::new(Services { pool, monitor });
         let registered = services::register(&config.nats_url, &services).await?;
         self.parts.spawn(services::run(config.nats_url.clone(), services, registered, self.stop.clone()));
@@ -247,6 +254,21 @@ fn http_keys(root: &RootToken, issuers: &str) -> Result<ClientKeys> {
     let generation =
         generation.context("the issuers' file does not list `http`, which the HTTP façade signs as")?;
     Ok(ClientKeys::derive(root, &http, *generation))
+}
+
+/// How many callers the façade may be connected to: as many as there may be files, less those that
+/// the lane, the relay and the projector need.
+fn connections_max() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // The usual limit is a relic; a process may raise it to the hard one by itself.
+    let wanted = limit.maximum.unwrap_or(CONNECTIONS_MOST).min(CONNECTIONS_MOST + FILES_RESERVED);
+    let raised =
+        Rlimit { current: Some(limit.current.map_or(wanted, |current| current.max(wanted))), ..limit };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => wanted,
+        Err(_) => limit.current.unwrap_or(wanted),
+    };
+    usize::try_from(files.saturating_sub(FILES_RESERVED)).unwrap_or(usize::MAX).max(CONNECTIONS_LEAST)
 }
 
 /// Metrics are recorded by one recorder for the whole process.

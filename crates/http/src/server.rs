@@ -13,8 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// More connections than this wait to be accepted: each is a file, and the lane needs files too.
-const CONNECTIONS_MAX: usize = 512;
 /// How long the head of a request may take; also how long an idle connection is kept.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
 /// The largest head of a request.
@@ -22,10 +20,11 @@ const HEAD_MAX_BYTES: usize = 32 * 1024;
 /// How long requests under way may take once the server is told to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 
-/// Serves `router` on `listener` until told to stop.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+/// Serves `router` on `listener` until told to stop. More connections than `connections_max` wait to
+/// be accepted: each is a file, and the rest of the process needs files too.
+pub async fn serve(listener: TcpListener, router: Router, connections_max: usize, stop: CancellationToken) {
     let connections = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(connections_max));
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
