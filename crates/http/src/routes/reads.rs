@@ -6,10 +6,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use holdfast_core::{AccountId, HoldId, Position};
+use holdfast_core::{Account, AccountId, HoldId, Position};
 use holdfast_projector::queries::{self, HoldView};
 use holdfast_store::Row;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -44,6 +45,16 @@ fn account_id(path: Result<Path<String>, PathRejection>) -> Result<AccountId, Pr
     AccountId::new(&id).map_err(|error| Problem::invalid(format!("user_id: {error}")))
 }
 
+/// The account of this id, as the projections have it.
+async fn existing(
+    facade: &Facade,
+    connection: &mut PgConnection,
+    id: &AccountId,
+) -> Result<Account, Problem> {
+    let found = queries::account(connection, facade.partition(), id).await.map_err(|error| store(&error))?;
+    found.ok_or_else(|| Problem::not_found("account"))
+}
+
 /// The balance of an account.
 #[utoipa::path(get, path = "/balance/{user_id}", params(("user_id" = String, Path), Freshness), responses(
     (status = 200, description = "the balance", body = Balance),
@@ -63,9 +74,7 @@ pub(super) async fn balance(
         facade.wait_for(Position(position)).await?;
     }
     let mut connection = facade.read().await?;
-    let account =
-        queries::account(&mut connection, facade.partition(), &id).await.map_err(|error| store(&error))?;
-    let account = account.ok_or_else(|| Problem::not_found("account"))?;
+    let account = existing(&facade, &mut connection, &id).await?;
     let money = |units| account.asset.format(units);
     Ok(Json(Balance {
         user_id: id.to_string(),
@@ -217,8 +226,7 @@ pub(super) async fn statement(
     }
     let mut connection = facade.read().await?;
     let partition = facade.partition();
-    let account = queries::account(&mut connection, partition, &id).await.map_err(|error| store(&error))?;
-    let account = account.ok_or_else(|| Problem::not_found("account"))?;
+    let account = existing(&facade, &mut connection, &id).await?;
     let before = page.before.map(Position);
     let rows = queries::statement(&mut connection, partition, &id, before, limit).await;
     let rows = rows.map_err(|error| store(&error))?;
