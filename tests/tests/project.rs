@@ -16,8 +16,9 @@ fn read(file: &str) -> Result<String> {
 }
 
 /// What each crate may depend on of the others.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("audit", &["core", "projector", "protocol", "store"]),
+    ("bench", &["audit", "client", "core", "engine", "projector", "protocol", "store", "testkit"]),
     ("client", &["core", "protocol"]),
     ("core", &[]),
     ("engine", &["client", "core", "projector", "protocol", "store"]),
@@ -26,7 +27,10 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("protocol", &["core"]),
     ("store", &["core"]),
     ("testkit", &["store"]),
-    ("", &["audit", "client", "core", "engine", "http", "projector", "protocol", "store", "testkit"]),
+    (
+        "",
+        &["audit", "bench", "client", "core", "engine", "http", "projector", "protocol", "store", "testkit"],
+    ),
     ("tests", &["client", "core", "protocol", "store", "testkit"]),
 ];
 

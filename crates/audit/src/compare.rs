@@ -1,5 +1,8 @@
 //! Comparing what the log folds to with what the projections say.
 
+use std::pin::pin;
+
+use futures_util::StreamExt;
 use holdfast_core::Account;
 use holdfast_core::books::Book;
 use holdfast_projector::queries;
@@ -11,52 +14,78 @@ use crate::folded::Folded;
 /// Accounts are compared in pages of so many.
 const PAGE: i64 = 1_000;
 
+/// More differences than this tell nobody anything.
+const DIFFERENCES_MAX: usize = 10;
+
 /// The differences between the fold and the projections, in words; at most a few.
 pub async fn projections(
     connection: &mut PgConnection,
     partition: i16,
     folded: &Folded,
 ) -> Result<Vec<String>, StoreError> {
-    let mut differences = Vec::new();
-    let mut projected = 0;
-    let mut after = None;
+    let mut differences = accounts(connection, partition, folded).await?;
+    differences.extend(holds(connection, partition, folded).await?);
+    differences.extend(books(connection, partition, folded).await?);
+    differences.truncate(DIFFERENCES_MAX);
+    Ok(differences)
+}
+
+async fn accounts(
+    connection: &mut PgConnection,
+    partition: i16,
+    folded: &Folded,
+) -> Result<Vec<String>, StoreError> {
+    let (mut differences, mut projected, mut after) = (Vec::new(), 0, None);
     loop {
-        let page = queries::accounts_with_holds(connection, partition, after.as_ref(), PAGE).await?;
+        let page = queries::accounts_after(connection, partition, after.as_ref(), PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
         projected += page.len();
-        differences.extend(page.iter().filter_map(|account| difference(folded, account)));
+        differences.extend(page.into_iter().filter_map(|account| difference(folded, account)));
+        differences.truncate(DIFFERENCES_MAX);
     }
     let known = folded.accounts().count();
     if known != projected {
         differences.push(format!("the log has {known} accounts, the projection {projected}"));
     }
-    differences.extend(books(connection, partition, folded).await?);
-    differences.truncate(10);
     Ok(differences)
 }
 
-fn difference(folded: &Folded, projected: &Account) -> Option<String> {
+/// What differs in an account besides its holds.
+fn difference(folded: &Folded, projected: Account) -> Option<String> {
     let id = &projected.id;
-    match folded.account(id) {
-        None => Some(format!("account {id:?} is projected, but never was opened")),
-        Some(account) if account == projected => None,
-        Some(account) => {
-            let hold = account.holds.iter().find(|(hold, value)| projected.holds.get(hold) != Some(value));
-            Some(match hold {
-                Some((hold, value)) => {
-                    format!(
-                        "hold {hold} of account {id:?} is {value:?} by the log, {:?} projected",
-                        projected.holds.get(hold)
-                    )
-                }
-                None => format!(
-                    "account {id:?} has posted {} and held {} by the log, {} and {} projected",
-                    account.posted, account.held, projected.posted, projected.held
-                ),
-            })
+    let Some(account) = folded.account(id) else {
+        return Some(format!("account {id:?} is projected, but never was opened"));
+    };
+    let as_stated = Account { holds: account.holds.clone(), ..projected.clone() };
+    (*account != as_stated).then(|| {
+        format!(
+            "account {id:?} has posted {} and held {} by the log, {} and {} projected",
+            account.posted, account.held, projected.posted, projected.held
+        )
+    })
+}
+
+async fn holds(
+    connection: &mut PgConnection,
+    partition: i16,
+    folded: &Folded,
+) -> Result<Vec<String>, StoreError> {
+    let (mut differences, mut projected) = (Vec::new(), 0);
+    let mut rows = pin!(queries::every_hold(connection, partition));
+    while let Some((owner, id, hold)) = rows.next().await.transpose()? {
+        projected += 1;
+        let by_log = folded.account(&owner).and_then(|account| account.holds.get(&id));
+        if by_log != Some(&hold) && differences.len() < DIFFERENCES_MAX {
+            differences
+                .push(format!("hold {id} of account {owner:?} is {by_log:?} by the log, {hold:?} projected"));
         }
     }
+    let known: usize = folded.accounts().map(|account| account.holds.len()).sum();
+    if known != projected {
+        differences.push(format!("the log has {known} holds, the projection {projected}"));
+    }
+    Ok(differences)
 }
 
 async fn books(
@@ -68,7 +97,7 @@ async fn books(
     let mut differences = Vec::new();
     for asset in folded.assets() {
         for book in Book::ALL {
-            let by_log = folded.book(&asset.to_string(), book);
+            let by_log = folded.book(asset, book);
             let line = projected.iter().find(|line| line.asset == asset && line.book == book);
             let by_projection = line.map_or(0, |line| line.balance);
             if by_log != by_projection {

@@ -1,6 +1,6 @@
 //! The log, folded: every account with every hold, and the books.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use holdfast_core::books::{Book, Postings, postings};
 use holdfast_core::evolve::FoldError;
@@ -12,7 +12,7 @@ pub struct Folded {
     /// The last event folded.
     pub position: Position,
     accounts: HashMap<AccountId, Option<Account>>,
-    books: BTreeMap<(String, Book), i128>,
+    books: Vec<(Asset, [i128; Book::ALL.len()])>,
 }
 
 impl Folded {
@@ -23,8 +23,12 @@ impl Folded {
         self.position = event.position;
         let Some(asset) = event.asset else { return Ok(()) };
         let Postings(changes) = postings(&event.fact);
-        for (book, change) in Book::ALL.into_iter().zip(changes) {
-            *self.books.entry((asset.to_string(), book)).or_default() += i128::from(change);
+        let at = self.books.iter().position(|(known, _)| *known == asset).unwrap_or_else(|| {
+            self.books.push((asset, [0; Book::ALL.len()]));
+            self.books.len() - 1
+        });
+        for (book, change) in self.books[at].1.iter_mut().zip(changes) {
+            *book += i128::from(change);
         }
         Ok(())
     }
@@ -42,21 +46,19 @@ impl Folded {
 
     /// The balance of a book, in units.
     #[must_use]
-    pub fn book(&self, asset: &str, book: Book) -> i128 {
-        self.books.get(&(asset.to_owned(), book)).copied().unwrap_or(0)
+    pub fn book(&self, asset: Asset, book: Book) -> i128 {
+        let index = Book::ALL.iter().position(|known| *known == book).expect("every book is listed");
+        self.books.iter().find(|(known, _)| *known == asset).map_or(0, |(_, books)| books[index])
     }
 
     /// The assets that something was posted in.
-    #[must_use]
-    pub fn assets(&self) -> Vec<Asset> {
-        let mut codes: Vec<&String> = self.books.keys().map(|(asset, _)| asset).collect();
-        codes.dedup();
-        codes.into_iter().filter_map(|code| code.parse().ok()).collect()
+    pub fn assets(&self) -> impl Iterator<Item = Asset> {
+        self.books.iter().map(|(asset, _)| *asset)
     }
 
     /// The sum of all books of an asset: zero, or money came from nowhere.
     #[must_use]
-    pub fn trial_balance(&self, asset: &str) -> i128 {
+    pub fn trial_balance(&self, asset: Asset) -> i128 {
         Book::ALL.into_iter().map(|book| self.book(asset, book)).sum()
     }
 }

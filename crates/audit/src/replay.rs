@@ -1,5 +1,6 @@
 //! Replaying: the whole log, from its first event, into accounts and books.
 
+use futures_util::StreamExt;
 use holdfast_core::Position;
 use holdfast_core::evolve::FoldError;
 use holdfast_projector::load;
@@ -19,26 +20,22 @@ pub enum ReplayError {
     Fold(#[from] FoldError),
 }
 
-/// Reads the log in order up to `to`, giving each row to `visit`.
-pub async fn rows<E: From<StoreError>>(
+/// Reads the log in order up to `to`, giving each run of rows to `visit`.
+pub async fn runs<E: From<StoreError>>(
     connection: &mut PgConnection,
     partition: i16,
     to: Position,
-    mut visit: impl FnMut(Row) -> Result<(), E>,
+    mut visit: impl FnMut(&[Row]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut rows = copy::rows(connection, partition, Position::default(), to).await?;
-    let visited = loop {
-        match rows.next().await.map_err(E::from) {
-            Ok(Some(row)) => match visit(row) {
-                Ok(()) => {}
-                Err(error) => break Err(error),
-            },
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
+    let mut runs = copy::runs(connection, partition, Position::default(), to).await?;
+    let mut visited = Ok(());
     // The connection is of use again only when everything that it sends has been taken.
-    rows.finish().await?;
+    while let Some(run) = runs.next().await {
+        if visited.is_ok() {
+            let (rows, unreadable) = run?;
+            visited = visit(&rows).and(unreadable.map_or(Ok(()), |error| Err(error.into())));
+        }
+    }
     visited
 }
 
@@ -54,9 +51,11 @@ pub async fn replay(
         None => load::checkpoint(connection, partition).await?,
     };
     let mut folded = Folded::default();
-    rows(connection, partition, to, |row| -> Result<(), ReplayError> {
-        folded.apply(&row.event)?;
-        progress(row.event.position, to);
+    runs(connection, partition, to, |rows| -> Result<(), ReplayError> {
+        for row in rows {
+            folded.apply(&row.event)?;
+        }
+        progress(folded.position, to);
         Ok(())
     })
     .await?;

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use crate::compare;
 use crate::folded::Folded;
-use crate::replay::rows;
+use crate::replay::runs;
 use crate::signatures::Signatures;
 
 /// What was found.
@@ -86,10 +86,12 @@ async fn verify_snapshot(
     let checkpoint = holdfast_projector::load::checkpoint(connection, partition).await?;
     let mut walk = Walk::new(options);
     let end = last_position(connection, partition).await?.max(head.position);
-    let walked = rows(connection, partition, end, |row| {
-        progress(row.event.position, end);
-        let before_checkpoint = row.event.position <= checkpoint;
-        walk.check(&row, before_checkpoint)
+    let walked = runs(connection, partition, end, |rows| {
+        for row in rows {
+            walk.check(row, row.event.position <= checkpoint)?;
+        }
+        progress(walk.position, end);
+        Ok(())
     })
     .await;
     match walked {
@@ -228,7 +230,7 @@ async fn balances(
     let finding = |check| move |problem| Finding { position: None, check, problem };
     let mut findings = Vec::new();
     for asset in folded.assets() {
-        let sum = folded.trial_balance(&asset.to_string());
+        let sum = folded.trial_balance(asset);
         if sum != 0 {
             findings.push(finding("conservation")(format!("the books of {asset} sum to {sum}, not to zero")));
         }

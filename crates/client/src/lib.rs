@@ -208,7 +208,7 @@ fn draft<'a>(options: &'a ClientOptions, request: &Request<'a>, reply: &'a str) 
     Draft {
         id: request.id,
         audience: &options.audience,
-        verb: request.verb,
+        verb: request.verb.as_str(),
         account: request.account,
         reply,
         issued_at: now,

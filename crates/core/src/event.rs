@@ -276,6 +276,9 @@ pub struct Event {
     pub fact: Fact,
 }
 
+/// Room for the canonical bytes of most events.
+const BODY_BYTES: usize = 256;
+
 /// What the canonical bytes hold: everything that is not a column already.
 #[derive(Serialize, Deserialize)]
 struct Body<F> {
@@ -323,7 +326,10 @@ impl Event {
     /// The canonical bytes: JSON, since people read logs.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
-        serde_json::to_vec(&Body { asset: self.asset, fact: &self.fact }).expect("facts are plain values")
+        let mut body = Vec::with_capacity(BODY_BYTES);
+        serde_json::to_writer(&mut body, &Body { asset: self.asset, fact: &self.fact })
+            .expect("facts are plain values");
+        body
     }
 
     /// The event of a stored row.

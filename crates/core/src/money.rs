@@ -63,15 +63,72 @@ impl Asset {
     /// `units` in whole units, in the shortest plain form: `"0.5"`, `"0"`, `"-12.25"`.
     #[must_use]
     pub fn format(&self, units: Units) -> String {
-        let magnitude = units.unsigned_abs();
-        let one = 10_u64.pow(u32::from(self.scale));
-        let sign = if units < 0 { "-" } else { "" };
-        let (whole, rest) = (magnitude / one, magnitude % one);
-        if rest == 0 {
-            return format!("{sign}{whole}");
+        self.amount(units).as_str().to_owned()
+    }
+
+    /// The same without an allocation: every event and outcome states several amounts.
+    #[must_use]
+    pub fn amount(&self, units: Units) -> Amount {
+        let mut text = Amount { text: [0; Amount::MAX], start: Amount::MAX };
+        let (mut rest, mut decimals, mut significant) = (units.unsigned_abs(), self.scale, false);
+        loop {
+            let digit = u8::try_from(rest % 10).expect("a digit");
+            rest /= 10;
+            if decimals == 0 {
+                text.push_front(b'0' + digit);
+                if rest == 0 {
+                    break;
+                }
+                continue;
+            }
+            decimals -= 1;
+            significant |= digit != 0;
+            if significant {
+                text.push_front(b'0' + digit);
+            }
+            if decimals == 0 && significant {
+                text.push_front(b'.');
+            }
         }
-        let decimals = format!("{rest:0width$}", width = usize::from(self.scale));
-        format!("{sign}{whole}.{}", decimals.trim_end_matches('0'))
+        if units < 0 {
+            text.push_front(b'-');
+        }
+        text
+    }
+}
+
+/// An amount as decimal text, in whole units.
+#[derive(Clone, Copy)]
+pub struct Amount {
+    text: [u8; Amount::MAX],
+    start: usize,
+}
+
+impl Amount {
+    /// A sign, 20 digits, a point, and the zero before it.
+    const MAX: usize = 24;
+
+    fn push_front(&mut self, byte: u8) {
+        self.start -= 1;
+        self.text[self.start] = byte;
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[self.start..]).expect("digits are ASCII")
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

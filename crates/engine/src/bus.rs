@@ -81,7 +81,8 @@ mod tests {
         assert_eq!(commands.discard, stream::DiscardPolicy::New);
         assert!(commands.deny_delete && !commands.deny_purge);
         let events = stream_config(EVENTS);
-        assert!(events.allow_atomic_publish && events.deny_delete);
+        assert!(events.deny_delete && events.persist_mode == Some(stream::PersistenceMode::Async));
+        assert_eq!(commands.persist_mode, None);
         assert_eq!(stream_config(REFUSED).subjects, ["ledger.dlq.>"]);
     }
 }

@@ -1,8 +1,8 @@
 //! Intake: the commands of the stream, in order and without a gap.
 //!
 //! **Shape.** A task of its own feeds the lane's bounded queue from an ephemeral pull consumer
-//! that acknowledges nothing. When the queue is full it stops pulling, and the stream holds the
-//! backlog.
+//! that acknowledges nothing. It reads and verifies each message, and hands over in runs whatever has
+//! come. When the queue is full it stops pulling, and the stream holds the backlog.
 //!
 //! **Correctness.** The consumer's own sequence must count up by one; on a gap, an error or
 //! silence the consumer is made anew from the message after the last that was handed over. Before
@@ -15,21 +15,23 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
+use async_nats::{Client, Subject};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use holdfast_core::Timestamp;
 use holdfast_core::chain::LengthPrefixed;
+use holdfast_protocol::verify::Rules;
 use holdfast_store::Applied;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BusError, COMMANDS, connect, ensure_stream};
 use crate::health::Health;
+use crate::message::Message;
 use crate::raw;
 
 /// How many messages one pull asks for: enough that batches grow with the load.
@@ -49,16 +51,48 @@ const IN_VAIN_MAX: u32 = 2;
 /// How long to wait before the next try after an error.
 const BACKOFF: Duration = Duration::from_millis(250);
 
+/// The most messages of one run: a run shares the cost of handing it over.
+const RUN_MESSAGES: usize = 256;
+/// How many bytes of messages may be in the process at once, from here until their outcomes have left.
+const ROOM_BYTES: usize = 64 * 1024 * 1024;
+
+/// The room for messages in the process.
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Room(Arc::new(Semaphore::new(ROOM_BYTES)))
+    }
+
+    fn place(bytes: usize) -> u32 {
+        u32::try_from(bytes.clamp(1, ROOM_BYTES / 4)).expect("far below 4 GiB")
+    }
+
+    /// Room for a message, if there is any now.
+    fn try_take(&self, bytes: usize) -> Option<Arc<OwnedSemaphorePermit>> {
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(Self::place(bytes));
+        permit.ok().map(Arc::new)
+    }
+
+    /// Waits for room.
+    async fn take(&self, bytes: usize) -> Arc<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.0).acquire_many_owned(Self::place(bytes)).await;
+        Arc::new(permit.expect("the semaphore is never closed"))
+    }
+}
+
 /// One message of the stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
-    pub(crate) subject: String,
+    pub(crate) subject: Subject,
     pub(crate) payload: Bytes,
     pub(crate) sequence: u64,
     pub(crate) stored_at: Timestamp,
     stored_nanos: i64,
     /// When the stream was created that it comes from, in Unix nanoseconds.
     pub(crate) stream_created: i64,
+    /// Its place in the process, free again when the last copy is gone.
+    _room: Arc<OwnedSemaphorePermit>,
 }
 
 impl Delivery {
@@ -81,7 +115,10 @@ fn digest(subject: &str, payload: &[u8], stored_nanos: i64) -> Vec<u8> {
 /// Feeds `queue` from the place `from` until told to stop.
 pub(crate) struct Intake {
     pub(crate) url: String,
-    pub(crate) queue: mpsc::Sender<Delivery>,
+    pub(crate) queue: mpsc::Sender<Vec<Message>>,
+    /// Keys and rights; changes are taken up between runs.
+    pub(crate) rules: watch::Receiver<Arc<Rules>>,
+    pub(crate) room: Room,
     pub(crate) from: Applied,
     /// The last message handed over, of which `from` is made when it is needed.
     pub(crate) last: Option<Delivery>,
@@ -135,41 +172,80 @@ impl Intake {
         look.tick().await;
         loop {
             let message = tokio::select! {
-                message = messages.next() => message.ok_or_else(|| BusError("the deliveries ended".to_owned()))?,
+                message = messages.next() => message,
                 _ = look.tick() => {
                     must_be_unbroken(&client, connects)?;
                     self.health.well("intake");
                     continue;
                 }
             };
-            let message = message.map_err(BusError::of)?;
-            let info = message.info().map_err(BusError::of)?;
-            if info.consumer_sequence != expected {
-                let problem = format!("delivery {} came where {expected} was due", info.consumer_sequence);
-                return Err(BusError(problem));
+            // What has come already is handed over with it.
+            let (mut run, mut next) = (Vec::with_capacity(RUN_MESSAGES), Some(message));
+            while let Some(message) = next {
+                let message = message.ok_or_else(|| BusError("the deliveries ended".to_owned()));
+                let message = message.and_then(|message| message.map_err(BusError::of));
+                let delivery = match message {
+                    Ok(message) => self.delivery(&message, created, &mut expected, &mut run).await?,
+                    Err(error) => {
+                        self.hand_over(run).await;
+                        return Err(error);
+                    }
+                };
+                let Some(delivery) = delivery else { return Ok(()) };
+                run.push(delivery);
+                next = if run.len() < RUN_MESSAGES { messages.next().now_or_never() } else { None };
             }
-            expected += 1;
-            let delivery = Delivery {
-                sequence: info.stream_sequence,
-                stored_at: Timestamp::from_micros(info.published.timestamp_micros()),
-                stored_nanos: nanos(info.published)?,
-                stream_created: created,
-                subject: message.subject.to_string(),
-                payload: message.payload.clone(),
-            };
-            if !self.hand_over(delivery).await {
+            if !self.hand_over(run).await {
                 return Ok(());
             }
         }
     }
 
-    /// Gives a message to the lane; answers whether the lane still takes any.
-    async fn hand_over(&mut self, delivery: Delivery) -> bool {
+    /// The delivery of a message, which must be the one that is due. When there is no room for it, what
+    /// was read before is handed over first; none when the lane takes no more.
+    async fn delivery(
+        &mut self,
+        message: &async_nats::jetstream::Message,
+        stream_created: i64,
+        expected: &mut u64,
+        run: &mut Vec<Delivery>,
+    ) -> Result<Option<Delivery>, BusError> {
+        let info = message.info().map_err(BusError::of)?;
+        if info.consumer_sequence != *expected {
+            let problem = format!("delivery {} came where {expected} was due", info.consumer_sequence);
+            return Err(BusError(problem));
+        }
+        *expected += 1;
+        let room = match self.room.try_take(message.payload.len()) {
+            Some(room) => room,
+            None => {
+                if !self.hand_over(std::mem::take(run)).await {
+                    return Ok(None);
+                }
+                self.room.take(message.payload.len()).await
+            }
+        };
+        Ok(Some(Delivery {
+            sequence: info.stream_sequence,
+            stored_at: Timestamp::from_micros(info.published.timestamp_micros()),
+            stored_nanos: nanos(info.published)?,
+            stream_created,
+            subject: message.subject.clone(),
+            payload: message.payload.clone(),
+            _room: room,
+        }))
+    }
+
+    /// Reads a run of messages and gives it to the lane; answers whether the lane still takes any.
+    async fn hand_over(&mut self, run: Vec<Delivery>) -> bool {
+        let Some(last) = run.last() else { return true };
         if std::mem::take(&mut self.in_vain) > 0 || self.last.is_none() {
             self.health.well("intake");
         }
-        self.last = Some(delivery.clone());
-        self.queue.send(delivery).await.is_ok()
+        self.last = Some(last.clone());
+        let rules = Arc::clone(&self.rules.borrow());
+        let read = run.into_iter().map(|delivery| Message::of_delivery(&rules, delivery)).collect();
+        self.queue.send(read).await.is_ok()
     }
 
     /// Hands over what comes from `start` on by another way than deliveries, which have failed again
@@ -189,11 +265,12 @@ impl Intake {
                 stored_at: Timestamp::from_micros(message.stored.timestamp_micros()),
                 stored_nanos: nanos(message.stored)?,
                 stream_created: created,
-                subject: message.subject,
+                subject: message.subject.into(),
+                _room: self.room.take(message.payload.len()).await,
                 payload: message.payload,
             };
             next = sequence + 1;
-            if !self.hand_over(delivery).await {
+            if !self.hand_over(vec![delivery]).await {
                 return Ok(next);
             }
         }

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod health;
 mod intake;
 pub mod lane;
+mod message;
 mod raw;
 mod refused;
 pub mod relay;

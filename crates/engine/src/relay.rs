@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
-use async_nats::{Client, HeaderMap};
+use async_nats::{Client, HeaderMap, HeaderName};
 use bytes::Bytes;
 use holdfast_core::Position;
 use holdfast_protocol::event::{CHAIN_HEADER, EventView, headers};
@@ -21,18 +21,20 @@ use holdfast_protocol::subject;
 use holdfast_protocol::token::hex;
 use holdfast_store::connect::connect;
 use holdfast_store::error::within;
+use holdfast_store::recent::{self, Followed, Recent, Run};
 use holdfast_store::record::rfc3339;
-use holdfast_store::{Role, Row, StoreError, head, lookup, read};
+use holdfast_store::{Role, StoreError, head, lookup};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::bus::{BusError, EVENTS, ensure_stream};
 use crate::health::Health;
 
 /// The server takes at most a thousand messages in one atomic batch.
-const BATCH_EVENTS_MAX: i64 = 1_000;
+const BATCH_EVENTS_MAX: usize = 1_000;
+/// What the stream must end with for a message to be stored.
+const EXPECTED: HeaderName = HeaderName::from_static("Nats-Expected-Last-Sequence");
 /// How often to look when nobody says that the log grew.
 const POLL: Duration = Duration::from_millis(500);
 /// How long reading a batch may take.
@@ -50,6 +52,8 @@ pub struct Relay {
     pub audience: String,
     /// A connection of its own.
     pub client: Client,
+    /// What the lane of this process has committed last.
+    pub recent: Arc<Recent>,
     /// The lane's last committed position, to wake by.
     pub committed: watch::Receiver<Position>,
     /// How it is doing.
@@ -96,13 +100,12 @@ impl Relay {
         loop {
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
-            let rows =
-                within(READ_WITHIN, read::after(&mut connection, self.partition, at, BATCH_EVENTS_MAX))
-                    .await?;
-            match rows.last() {
+            let read = recent::after(&self.recent, &mut connection, self.partition, at, BATCH_EVENTS_MAX);
+            let run = within(READ_WITHIN, read).await?;
+            match run.last() {
                 Some(last) => {
-                    self.publish(&rows, at).await?;
-                    at = last.event.position;
+                    self.publish(&run, at, last).await?;
+                    at = last;
                 }
                 None => {
                     let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
@@ -145,20 +148,15 @@ impl Relay {
         Ok(())
     }
 
-    /// Publishes `rows` as one batch: all of them or none.
-    async fn publish(&self, rows: &[Row], after: Position) -> Result<(), BusError> {
-        let id = Uuid::new_v4().simple().to_string();
-        let last = rows.len() - 1;
-        for (index, row) in rows.iter().enumerate() {
-            let (subject, mut headers, payload) = self.message(row);
-            headers.insert("Nats-Batch-Id", id.as_str());
-            headers.insert("Nats-Batch-Sequence", (index + 1).to_string());
-            if index == 0 {
-                headers.insert("Nats-Expected-Last-Sequence", after.to_string());
-            }
-            if index == last {
-                headers.insert("Nats-Batch-Commit", "1");
-                return self.commit(subject, headers, payload, rows[last].event.position).await;
+    /// Publishes `run`, which lies between `after` and `last`.
+    async fn publish(&self, run: &Run, after: Position, last: Position) -> Result<(), BusError> {
+        let mut expected = after;
+        for followed in run.iter() {
+            let (subject, mut headers, payload) = self.message(followed);
+            headers.insert(EXPECTED, expected.to_string());
+            expected = followed.event.position;
+            if expected == last {
+                return self.commit(subject, headers, payload, last).await;
             }
             self.client.publish_with_headers(subject, headers, payload).await.map_err(BusError::of)?;
         }
@@ -181,12 +179,12 @@ impl Relay {
         Err(BusError(format!("a batch of events was not stored: {ack}")))
     }
 
-    fn message(&self, row: &Row) -> (String, HeaderMap, Bytes) {
-        let event = &row.event;
+    fn message(&self, followed: Followed<'_>) -> (String, HeaderMap, Bytes) {
+        let Followed { event, hash } = followed;
         let time = rfc3339(event.time);
         let mut map = HeaderMap::new();
-        for (name, value) in headers(event, self.partition, &self.audience, &time, &row.hash) {
-            map.insert(name, value);
+        for (name, value) in headers(event, self.partition, &self.audience, &time, hash) {
+            map.insert(HeaderName::from_static(name), value);
         }
         let body = serde_json::to_vec(&EventView::new(event, time)).expect("an event is plain values");
         (subject::event(event.fact.kind(), event.account.as_str()), map, body.into())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{demo, finance, look, relay, send, token};
+use crate::commands::{bench, demo, finance, look, relay, send, token};
 use crate::output::Output;
 use crate::settings::{DatabaseArgs, ServeArgs};
 
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Play real traffic through a ledger with embedded servers, and prove the result.
     Demo(demo::DemoArgs),
+    /// Measure how fast the ledger is on this machine, and prove that it was right as well.
+    Bench(bench::BenchArgs),
     /// Bring the database to this version's schema.
     Migrate(DatabaseArgs),
     /// Say what is wrong with the set-up that `serve` would use.

@@ -18,6 +18,7 @@ use holdfast_projector::Projector;
 use holdfast_protocol::verify::Rules;
 use holdfast_protocol::{ClientKeys, Issuers, RootToken};
 use holdfast_store::Role;
+use holdfast_store::recent::Recent;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -115,6 +116,7 @@ impl Ledger {
         let (committed_sender, committed) = watch::channel(Position::default());
         let (projected_sender, projected) = watch::channel(Position::default());
         let (problem_sender, projector_problem) = watch::channel(None);
+        let recent = Arc::new(Recent::default());
         let health = Arc::new(Health::default());
         health.starting("lane");
         let stop = CancellationToken::new();
@@ -131,12 +133,14 @@ impl Ledger {
             streams,
             answers,
             clock: Arc::new(SystemClock),
+            recent: Arc::clone(&recent),
             committed: committed_sender,
             health: Arc::clone(&health),
         };
         let projector = Projector {
             url: config.database_url.clone(),
             partition: PARTITION,
+            recent: Arc::clone(&recent),
             committed: committed.clone(),
             checkpoint: projected_sender,
             problem: problem_sender,
@@ -146,6 +150,7 @@ impl Ledger {
             partition: PARTITION,
             audience: config.audience.clone(),
             client: events,
+            recent,
             committed: committed.clone(),
             health: Arc::clone(&health),
         };

@@ -15,7 +15,8 @@ use holdfast_core::{AccountId, Issuer};
 use holdfast_engine::bus;
 use holdfast_http::Monitor;
 use holdfast_projector::queries;
-use holdfast_protocol::{Outcome, subject};
+use holdfast_protocol::outcome::Told;
+use holdfast_protocol::subject;
 use holdfast_store::lookup;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -158,7 +159,7 @@ impl Services {
         let rows = lookup::commands(&mut connection, PARTITION, std::slice::from_ref(&key)).await;
         let row = rows.map_err(unavailable)?.remove(&key);
         let row = row.ok_or_else(|| error(404, "no such command was decided"))?;
-        serde_json::to_value(Outcome::of_event(id, &row.event, true)).map_err(unavailable)
+        serde_json::to_value(Told::of_event(id, &row.event, true)).map_err(unavailable)
     }
 
     async fn health(&self) -> Value {

@@ -10,6 +10,7 @@ use holdfast_client::{Client, ClientError, Request};
 use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Issuer, Position, Verb};
 use holdfast_protocol::Outcome;
+use holdfast_protocol::outcome::Told;
 use holdfast_store::{StoreError, head, lookup};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -153,7 +154,7 @@ impl Facade {
         let said = fingerprint(command.verb.as_str(), command.account, command.body.get().as_bytes());
         let row = rows.map_err(|_| unknown())?.remove(&key).filter(|row| row.fingerprint == said);
         let row = row.ok_or_else(unknown)?;
-        Ok(Outcome::of_event(id, &row.event, true))
+        Ok(Told::of_event(id, &row.event, true).into_owned())
     }
 
     /// A connection to projections that have everything this façade has answered so far.

@@ -7,12 +7,14 @@
 //! **Correctness.** Changes and checkpoint move in one transaction, so a crash leaves the tables
 //! at some checkpoint and folding goes on from there. The same `evolve` folds here as in the lane.
 
-pub mod fold;
+mod cache;
+mod fold;
 pub mod load;
 pub mod projector;
 pub mod queries;
 pub mod rebuild;
 mod rows;
 mod tables;
+mod write;
 
 pub use projector::Projector;

@@ -54,15 +54,22 @@ pub async fn accounts(
     let wanted: Vec<&[u8]> = ids.iter().map(|id| id.as_str().as_bytes()).collect();
     // An account without open holds is one row with an empty right side. Columns of the same
     // name on both sides are read by the position that `rows` selects them at: `h.account` last.
+    // Subqueries with a LIMIT or OFFSET are walked into for each key, however the tables grow.
     let sql = format!(
         "SELECT c.position AS checkpoint, {account}, e.posted AS logged_posted, e.held AS logged_held,
                 h.hold, h.status AS hold_status, h.amount, h.captured, h.absorbed, h.policies, h.reserved_at,
                 h.expires_at, h.last_position AS hold_last_position
          FROM projection.checkpoint c
-         LEFT JOIN projection.account a ON a.partition = c.partition AND a.account = ANY($2)
-         LEFT JOIN ledger_event e ON e.partition = a.partition AND e.position = a.last_position
-         LEFT JOIN projection.hold h
-             ON h.partition = a.partition AND h.account = a.account AND h.status = 'open'
+         LEFT JOIN (UNNEST($2::bytea[]) AS n (account) CROSS JOIN LATERAL (
+             SELECT * FROM projection.account WHERE partition = $1 AND account = n.account LIMIT 1
+         ) a) ON true
+         LEFT JOIN LATERAL (
+             SELECT posted, held FROM ledger_event WHERE partition = $1 AND position = a.last_position LIMIT 1
+         ) e ON true
+         LEFT JOIN LATERAL (
+             SELECT * FROM projection.hold
+             WHERE partition = $1 AND account = a.account AND status = 'open' OFFSET 0
+         ) h ON true
          WHERE c.partition = $1",
         account = rows::ACCOUNT
     );
@@ -125,8 +132,10 @@ pub async fn holds(
     let sql = format!(
         "SELECT c.position AS checkpoint, {hold}
          FROM projection.checkpoint c
-         LEFT JOIN (UNNEST($2::bytea[], $3::uuid[]) AS w (account, hold)
-             JOIN projection.hold h ON h.partition = $1 AND h.account = w.account AND h.hold = w.hold) ON true
+         LEFT JOIN (UNNEST($2::bytea[], $3::uuid[]) AS w (account, hold) CROSS JOIN LATERAL (
+             SELECT * FROM projection.hold
+             WHERE partition = $1 AND hold = w.hold AND account = w.account LIMIT 1
+         ) h) ON true
          WHERE c.partition = $1",
         hold = rows::HOLD
     );

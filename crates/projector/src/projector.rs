@@ -1,19 +1,29 @@
 //! The projector: follows the log and keeps the live tables.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use holdfast_core::Position;
 use holdfast_store::connect::connect;
 use holdfast_store::error::within;
+use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fold::step;
+use crate::fold::Folder;
 use crate::tables::Tables;
 
 /// How often the log is looked at when nobody says that it grew.
 const POLL: Duration = Duration::from_millis(200);
+/// After a step the projector rests for so many times as long as it worked, unless there is much to
+/// do. Longer steps cost less for each event: more holds begin and end within one. When little
+/// happens a step takes a millisecond or two, and nobody notices the rest.
+const RESTS: u32 = 3;
+/// But no longer than this: reads wait for their own writes.
+const REST_MAX: Duration = Duration::from_millis(250);
+/// Less than this is not much.
+const STEP_EVENTS_FEW: i64 = 5_000;
 /// How long one step may take, waiting for a rebuild's swap included.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 /// How long to wait after an error before the next try.
@@ -25,6 +35,8 @@ pub struct Projector {
     pub url: String,
     /// The partition.
     pub partition: i16,
+    /// What the lane of this process has committed last.
+    pub recent: Arc<Recent>,
     /// The lane's last committed position, to wake by.
     pub committed: watch::Receiver<Position>,
     /// Where the tables are, for those who wait for it.
@@ -54,9 +66,13 @@ impl Projector {
 
     async fn follow(&mut self) -> Result<std::convert::Infallible, StoreError> {
         let mut connection = connect(&self.url, Role::Projector).await?;
+        let recent = Arc::clone(&self.recent);
+        let mut folder = Folder::new(Tables::Live, self.partition, &recent);
         let mut at = Position::default();
         loop {
-            let next = within(STEP_WITHIN, step(&mut connection, Tables::Live, self.partition)).await?;
+            let begun = Instant::now();
+            let next = within(STEP_WITHIN, folder.step(&mut connection)).await?;
+            let worked = begun.elapsed();
             self.checkpoint.send_replace(next);
             self.problem.send_if_modified(|problem| problem.take().is_some());
             let committed = self.committed.borrow_and_update().0;
@@ -65,6 +81,8 @@ impl Projector {
             if next == at {
                 // Whoever wakes us may be another process that cannot; hence the poll.
                 let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
+            } else if committed - next.0 < STEP_EVENTS_FEW {
+                tokio::time::sleep((worked * RESTS).min(REST_MAX)).await;
             }
             at = next;
         }

@@ -1,5 +1,6 @@
 //! What people and the façade read.
 
+use futures_util::{Stream, StreamExt};
 use holdfast_core::books::Book;
 use holdfast_core::text::Tier;
 use holdfast_core::{Account, AccountId, Asset, Hold, HoldId, Position};
@@ -40,8 +41,8 @@ pub async fn account(
     row.fetch_optional(connection).await?.map(|row| rows::account(&row)).transpose()
 }
 
-/// At most `limit` accounts with ids after `after`, in order, each with all its holds.
-pub async fn accounts_with_holds(
+/// At most `limit` accounts with ids after `after`, in order, without their holds.
+pub async fn accounts_after(
     connection: &mut PgConnection,
     partition: i16,
     after: Option<&AccountId>,
@@ -56,24 +57,21 @@ pub async fn accounts_with_holds(
         .bind(partition)
         .bind(after.map(|after| after.as_str().as_bytes()))
         .bind(limit)
-        .fetch_all(&mut *connection)
+        .fetch_all(connection)
         .await?;
-    let mut accounts: Vec<Account> = found.iter().map(rows::account).collect::<Result<_, _>>()?;
-    let ids: Vec<&[u8]> = accounts.iter().map(|account| account.id.as_str().as_bytes()).collect();
-    let sql = format!(
-        "SELECT {} FROM projection.hold h WHERE h.partition = $1 AND h.account = ANY($2)",
-        rows::HOLD
-    );
-    let holds = sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(ids).fetch_all(connection).await?;
-    let index: std::collections::HashMap<AccountId, usize> =
-        accounts.iter().enumerate().map(|(index, account)| (account.id.clone(), index)).collect();
-    for row in &holds {
-        let owner = rows::account_id(row.try_get("account")?)?;
-        if let Some(&index) = index.get(&owner) {
-            accounts[index].holds.insert(row.try_get("hold")?, rows::hold(row)?);
-        }
-    }
-    Ok(accounts)
+    found.iter().map(rows::account).collect()
+}
+
+/// Every hold, in no order, as the database sends them.
+pub fn every_hold(
+    connection: &mut PgConnection,
+    partition: i16,
+) -> impl Stream<Item = Result<(AccountId, HoldId, Hold), StoreError>> {
+    let sql = format!("SELECT {} FROM projection.hold h WHERE h.partition = $1", rows::HOLD);
+    sqlx::query(AssertSqlSafe(sql)).bind(partition).fetch(connection).map(|row| {
+        let row = row?;
+        Ok((rows::account_id(row.try_get("account")?)?, row.try_get("hold")?, rows::hold(&row)?))
+    })
 }
 
 /// The holds of this id: of one account, or of each that has one.
@@ -110,6 +108,24 @@ fn hold_view(row: &sqlx::postgres::PgRow) -> Result<HoldView, StoreError> {
     })
 }
 
+/// Walks an account's list of events from the newest. A page that begins at an event of the account,
+/// as every page but the first does, is entered there and not from the end.
+const STATEMENT: &str = "
+WITH RECURSIVE entered AS (
+    SELECT coalesce(
+        (SELECT v.previous FROM projection.activity v JOIN ledger_event e USING (partition, position)
+         WHERE v.partition = $1 AND v.position = $3 AND e.account = $2),
+        (SELECT a.last_position FROM projection.account a WHERE a.partition = $1 AND a.account = $2)
+    ) AS position
+), walk AS (
+    SELECT v.position, v.previous FROM entered JOIN projection.activity v
+        ON v.partition = $1 AND v.position = entered.position
+    UNION ALL
+    SELECT v.position, v.previous FROM walk JOIN projection.activity v
+        ON v.partition = $1 AND v.position = walk.previous
+)
+SELECT position FROM walk WHERE position < $3 LIMIT $4";
+
 /// At most `limit` events of an account with positions below `before`, the newest first.
 pub async fn statement(
     connection: &mut PgConnection,
@@ -118,16 +134,13 @@ pub async fn statement(
     before: Option<Position>,
     limit: i64,
 ) -> Result<Vec<Row>, StoreError> {
-    let positions: Vec<(i64,)> = sqlx::query_as(
-        "SELECT position FROM projection.activity
-         WHERE partition = $1 AND account = $2 AND position < $3 ORDER BY position DESC LIMIT $4",
-    )
-    .bind(partition)
-    .bind(id.as_str().as_bytes())
-    .bind(before.map_or(i64::MAX, |before| before.0))
-    .bind(limit)
-    .fetch_all(&mut *connection)
-    .await?;
+    let positions: Vec<(i64,)> = sqlx::query_as(STATEMENT)
+        .bind(partition)
+        .bind(id.as_str().as_bytes())
+        .bind(before.map_or(i64::MAX, |before| before.0))
+        .bind(limit)
+        .fetch_all(&mut *connection)
+        .await?;
     let wanted: Vec<Position> = positions.into_iter().map(|(position,)| Position(position)).collect();
     let mut rows = lookup::positions(connection, partition, &wanted).await?;
     Ok(wanted.iter().filter_map(|position| rows.remove(position)).collect())

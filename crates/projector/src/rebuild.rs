@@ -6,10 +6,11 @@
 
 use holdfast_core::Position;
 use holdfast_store::connect::connect;
+use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError, head};
 use sqlx::PgConnection;
 
-use crate::fold::{STEP_EVENTS, step, step_inside};
+use crate::fold::{Folder, STEP_EVENTS};
 use crate::load;
 use crate::tables::Tables;
 
@@ -23,13 +24,15 @@ pub async fn rebuild(
     let mut connection = connect(url, Role::Projector).await?;
     alone(&mut connection).await?;
     clear(&mut connection).await?;
+    let recent = Recent::default();
+    let mut folder = Folder::new(Tables::Next, partition, &recent);
     loop {
-        let at = step(&mut connection, Tables::Next, partition).await?;
+        let at = folder.step(&mut connection).await?;
         let head = head::read(&mut connection, partition).await?.position;
         progress(at, head);
         // A busy ledger never stands still; the rest is folded with the swap.
-        if head.0 - at.0 < STEP_EVENTS {
-            return swap(&mut connection, partition).await;
+        if head.0 - at.0 < i64::try_from(STEP_EVENTS).unwrap_or(i64::MAX) {
+            return swap(&mut connection, &mut folder).await;
         }
     }
 }
@@ -57,20 +60,23 @@ async fn clear(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn swap(connection: &mut PgConnection, partition: i16) -> Result<Position, StoreError> {
+async fn swap(connection: &mut PgConnection, folder: &mut Folder<'_>) -> Result<Position, StoreError> {
     sqlx::query("BEGIN").execute(&mut *connection).await?;
-    let result = catch_up_and_swap(connection, partition).await;
+    let result = catch_up_and_swap(connection, folder).await;
     let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
     sqlx::query(end).execute(connection).await?;
     result
 }
 
-async fn catch_up_and_swap(connection: &mut PgConnection, partition: i16) -> Result<Position, StoreError> {
+async fn catch_up_and_swap(
+    connection: &mut PgConnection,
+    folder: &mut Folder<'_>,
+) -> Result<Position, StoreError> {
     // The first step locks out the live projector; from then on its checkpoint stands still.
-    let mut at = step_inside(connection, Tables::Next, partition).await?;
-    let live = load::checkpoint(connection, partition).await?;
+    let mut at = folder.step_inside(connection).await?;
+    let live = load::checkpoint(connection, folder.partition).await?;
     while at < live {
-        at = step_inside(connection, Tables::Next, partition).await?;
+        at = folder.step_inside(connection).await?;
     }
     sqlx::query("SELECT projection_swap()").execute(connection).await?;
     Ok(at)

@@ -9,8 +9,8 @@
 
 use std::borrow::Cow;
 
-use holdfast_core::chain::LengthPrefixed;
-use holdfast_core::{CommandId, Issuer, Timestamp, Verb};
+use holdfast_core::chain::{Hash, LengthPrefixed, fingerprint};
+use holdfast_core::{CommandId, Issuer, Timestamp};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -21,6 +21,10 @@ use crate::subject::is_token;
 
 /// The largest envelope of a single command, in bytes.
 pub const ENVELOPE_MAX_BYTES: usize = 64 * 1024;
+/// The largest envelope of a batch, in bytes: what fits the server's default maximum with headers.
+pub const BATCH_MAX_BYTES: usize = 960 * 1024;
+/// The verb of an envelope that carries many commands.
+pub const BATCH: &str = "batch";
 /// The most signatures: the current key, the next, and one to spare.
 const SIGNATURES_MAX: usize = 3;
 /// The longest reply token.
@@ -71,6 +75,37 @@ fn canonical_uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CommandI
     Err(D::Error::custom("id: a UUID in lower case with hyphens"))
 }
 
+/// A member of a batch as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenMember<'a> {
+    #[serde(deserialize_with = "canonical_uuid")]
+    pub(crate) id: CommandId,
+    #[serde(borrow)]
+    pub(crate) verb: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) account: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) body: &'a RawValue,
+}
+
+/// What an envelope says in one command.
+#[derive(Debug)]
+pub struct Said<'a> {
+    /// The verb.
+    pub verb: Cow<'a, str>,
+    /// The account id.
+    pub account: Cow<'a, str>,
+    /// The command, to the byte.
+    pub body: &'a [u8],
+}
+
+impl Said<'_> {
+    fn fingerprint(&self) -> Hash {
+        fingerprint(&self.verb, &self.account, self.body)
+    }
+}
+
 /// Why bytes are not an envelope.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
@@ -109,6 +144,22 @@ impl<'a> Envelope<'a> {
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
         self.body.get().as_bytes()
+    }
+
+    /// What it says under the id `id`, alone or as a member of a batch, with this fingerprint.
+    #[must_use]
+    pub fn said(&self, id: CommandId, wanted: &Hash) -> Option<Said<'_>> {
+        if self.verb != BATCH {
+            let (verb, account) = (Cow::Borrowed(self.verb.as_ref()), Cow::Borrowed(self.account.as_ref()));
+            let said = Said { verb, account, body: self.body() };
+            return Some(said).filter(|said| self.id == id && said.fingerprint() == *wanted);
+        }
+        let members: Vec<&RawValue> = serde_json::from_str(self.body.get()).ok()?;
+        let mut members = members.into_iter().filter_map(|member| serde_json::from_str(member.get()).ok());
+        members.find_map(|WrittenMember { id: member, verb, account, body }| {
+            let said = Said { verb, account, body: body.get().as_bytes() };
+            Some(said).filter(|said| member == id && said.fingerprint() == *wanted)
+        })
     }
 
     /// What the signature of the key `kid` covers.
@@ -205,9 +256,9 @@ pub struct Draft<'a> {
     pub id: CommandId,
     /// The deployment.
     pub audience: &'a str,
-    /// The verb.
-    pub verb: Verb,
-    /// The account.
+    /// The verb, or [`BATCH`].
+    pub verb: &'a str,
+    /// The account; of a batch one of its members', which chooses the lane.
     pub account: &'a str,
     /// The instance that waits; empty when nobody does.
     pub reply: &'a str,
@@ -243,7 +294,7 @@ impl Draft<'_> {
         let fields = Signed {
             iss: keys.issuer.as_str(),
             aud: self.audience,
-            verb: self.verb.as_str(),
+            verb: self.verb,
             account: self.account,
             reply: self.reply,
             id: self.id,
@@ -271,6 +322,6 @@ impl Draft<'_> {
     /// The subject to publish it on.
     #[must_use]
     pub fn subject(&self, issuer: &Issuer) -> String {
-        crate::subject::command(issuer.as_str(), self.verb.as_str(), self.account)
+        crate::subject::command(issuer.as_str(), self.verb, self.account)
     }
 }

@@ -1,7 +1,8 @@
 //! Events as others see them: the body and headers of a message in `LEDGER_EVENTS`.
 
 use holdfast_core::chain::Hash;
-use holdfast_core::{CommandId, Event, Fact, HoldId};
+use holdfast_core::money::Amount;
+use holdfast_core::{Asset, CommandId, Event, Fact, HoldId};
 use serde::Serialize;
 
 use crate::token::hex;
@@ -18,17 +19,17 @@ pub struct EventView<'a> {
     kind: &'static str,
     account: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    asset: Option<String>,
+    asset: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold: Option<HoldId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    amount: Option<String>,
+    amount: Option<Amount>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    posted: Option<String>,
+    posted: Option<Amount>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    held: Option<String>,
+    held: Option<Amount>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    available: Option<String>,
+    available: Option<Amount>,
     issuer: &'a str,
     command: CommandId,
     /// RFC 3339, as the caller formats it.
@@ -40,12 +41,12 @@ impl<'a> EventView<'a> {
     /// `event`, with its lane time as RFC 3339: dates are not this crate's.
     #[must_use]
     pub fn new(event: &'a Event, time: String) -> Self {
-        let money = |units| event.asset.map(|asset| asset.format(units));
+        let money = |units| event.asset.map(|asset| asset.amount(units));
         EventView {
             position: event.position.0,
             kind: event.fact.kind().as_str(),
             account: event.account.as_str(),
-            asset: event.asset.map(|asset| asset.code().to_owned()),
+            asset: event.asset.as_ref().map(Asset::code),
             hold: event.fact.hold(),
             amount: event.fact.amount().and_then(money),
             posted: money(event.posted),

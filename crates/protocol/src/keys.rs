@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -70,7 +71,7 @@ pub struct Accepted {
 /// Every command key that the ledger knows, by id.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    keys: HashMap<String, Accepted>,
+    keys: HashMap<String, Arc<Accepted>>,
 }
 
 impl Keyring {
@@ -90,7 +91,7 @@ impl Keyring {
                         outcome: pair.outcome,
                         revoked,
                     };
-                    keys.insert(id, key);
+                    keys.insert(id, Arc::new(key));
                 }
             }
         }
@@ -99,7 +100,7 @@ impl Keyring {
 
     /// The key of this id.
     #[must_use]
-    pub fn find(&self, id: &str) -> Option<&Accepted> {
+    pub fn find(&self, id: &str) -> Option<&Arc<Accepted>> {
         self.keys.get(id)
     }
 }

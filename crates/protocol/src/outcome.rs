@@ -1,6 +1,9 @@
 //! Outcomes: what the caller is told, signed so that nobody can be told a false "reserved".
 
+use std::borrow::Cow;
+
 use holdfast_core::chain::LengthPrefixed;
+use holdfast_core::money::Amount;
 use holdfast_core::{CommandId, Event, Fact, HoldId, Refusal, Units};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,49 +18,52 @@ pub const FINGERPRINT_HEADER: &str = "Holdfast-Fingerprint";
 const TAG: &[u8] = b"holdfast/outcome/v1";
 
 /// What became of a command. Amounts are decimal strings in whole units of the account's asset.
+///
+/// Whoever receives one owns its texts `T` and amounts `M`; the ledger, which writes one for every
+/// command, borrows them from the event ([`Told`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct Outcome<T = String, M = String> {
     /// The command.
     pub id: CommandId,
     /// Its event's position; none when it left no row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<i64>,
     /// The event's kind, `rejected` (remembered) or `refused` (not remembered).
-    pub kind: String,
+    pub kind: T,
     /// The account.
-    pub account: String,
+    pub account: T,
     /// The asset's code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asset: Option<String>,
+    pub asset: Option<T>,
     /// The hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldId>,
     /// What was moved, promised or asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub amount: Option<String>,
+    pub amount: Option<M>,
     /// `posted` after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub posted: Option<String>,
+    pub posted: Option<M>,
     /// `held` after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held: Option<String>,
+    pub held: Option<M>,
     /// `available` after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub available: Option<String>,
+    pub available: Option<M>,
     /// Whether this was decided before, and is told again.
     pub replayed: bool,
     /// The stable code of a rejection or refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub code: Option<T>,
     /// The same for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub detail: Option<T>,
     /// Of a capture: what the house absorbed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub absorbed: Option<String>,
+    pub absorbed: Option<M>,
     /// Of a final capture or an expiry: what was freed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub released: Option<String>,
+    pub released: Option<M>,
     /// Of a hold: when its time comes, in Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
@@ -69,14 +75,14 @@ pub struct Outcome {
     pub of: Option<i64>,
     /// Who ended the hold, for those who came too late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub winner: Option<Winner>,
+    pub winner: Option<Winner<T>>,
 }
 
 /// The event that ended a hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Winner {
+pub struct Winner<T = String> {
     /// Its kind.
-    pub kind: String,
+    pub kind: T,
     /// Its position.
     pub position: i64,
 }
@@ -84,13 +90,19 @@ pub struct Winner {
 /// The kind of an outcome that left no row.
 pub const REFUSED: &str = "refused";
 
-impl Outcome {
-    fn bare(id: CommandId, kind: &str, account: &str) -> Self {
+/// An outcome as the ledger writes it.
+pub type Told<'a> = Outcome<Cow<'a, str>, Amount>;
+
+/// Room for most outcomes.
+const OUTCOME_BYTES: usize = 384;
+
+impl<'a> Told<'a> {
+    fn bare(id: CommandId, kind: &'static str, account: &'a str) -> Self {
         Outcome {
             id,
             position: None,
-            kind: kind.to_owned(),
-            account: account.to_owned(),
+            kind: kind.into(),
+            account: account.into(),
             asset: None,
             hold: None,
             amount: None,
@@ -112,25 +124,25 @@ impl Outcome {
     /// What an event says, the first time or again. `id` is the command's that asks, which may be
     /// another than the event's when an account is opened twice on the same terms.
     #[must_use]
-    pub fn of_event(id: CommandId, event: &Event, replayed: bool) -> Self {
-        let mut outcome = Outcome::bare(id, event.fact.kind().as_str(), event.account.as_str());
-        outcome.position = Some(event.position.0);
-        outcome.hold = event.fact.hold();
-        outcome.replayed = replayed;
-        if let Some(asset) = event.asset {
-            let money = |units: Units| Some(asset.format(units));
-            outcome.asset = Some(asset.code().to_owned());
-            outcome.amount = event.fact.amount().and_then(money);
-            outcome.posted = money(event.posted);
-            outcome.held = money(event.held);
-            outcome.available = money(event.available());
+    pub fn of_event(id: CommandId, event: &'a Event, replayed: bool) -> Self {
+        let mut told = Told::bare(id, event.fact.kind().as_str(), event.account.as_str());
+        told.position = Some(event.position.0);
+        told.hold = event.fact.hold();
+        told.replayed = replayed;
+        if let Some(asset) = &event.asset {
+            let money = |units: Units| Some(asset.amount(units));
+            told.asset = Some(asset.code().into());
+            told.amount = event.fact.amount().and_then(money);
+            told.posted = money(event.posted);
+            told.held = money(event.held);
+            told.available = money(event.available());
         }
-        outcome.add_particulars(event);
-        outcome
+        told.add_particulars(event);
+        told
     }
 
-    fn add_particulars(&mut self, event: &Event) {
-        let money = |units: Units| event.asset.map(|asset| asset.format(units));
+    fn add_particulars(&mut self, event: &'a Event) {
+        let money = |units: Units| event.asset.map(|asset| asset.amount(units));
         match &event.fact {
             Fact::Captured { absorbed, released, .. } => {
                 self.absorbed = money(*absorbed);
@@ -144,11 +156,11 @@ impl Outcome {
             Fact::Released { tombstone, .. } => self.tombstone = *tombstone,
             Fact::Refunded { of, .. } | Fact::TopUpReversed { of, .. } => self.of = Some(of.0),
             Fact::Rejected { rejection, .. } => {
-                self.code = Some(rejection.code().to_owned());
-                self.detail = Some(rejection.detail(event.asset));
+                self.code = Some(rejection.code().into());
+                self.detail = Some(rejection.detail(event.asset).into());
                 self.winner = rejection
                     .winner()
-                    .map(|end| Winner { kind: end.kind.as_str().to_owned(), position: end.position.0 });
+                    .map(|end| Winner { kind: end.kind.as_str().into(), position: end.position.0 });
             }
             _ => {}
         }
@@ -156,23 +168,57 @@ impl Outcome {
 
     /// That a command leaves no row, and why.
     #[must_use]
-    pub fn refused(id: CommandId, account: &str, refusal: &Refusal) -> Self {
-        let mut outcome = Outcome::bare(id, REFUSED, account);
-        outcome.code = Some(refusal.code().to_owned());
-        outcome.detail = Some(refusal.detail());
-        outcome
+    pub fn refused(id: CommandId, account: &'a str, refusal: &Refusal) -> Self {
+        let mut told = Told::bare(id, REFUSED, account);
+        told.code = Some(refusal.code().into());
+        told.detail = Some(refusal.detail().into());
+        told
     }
 
-    /// Whether the command was carried out.
+    /// The same, on its own.
     #[must_use]
-    pub fn accepted(&self) -> bool {
-        self.code.is_none()
+    pub fn into_owned(self) -> Outcome {
+        let text = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
+        let money = |amount: Option<Amount>| amount.map(|amount| amount.as_str().to_owned());
+        Outcome {
+            id: self.id,
+            position: self.position,
+            kind: self.kind.into_owned(),
+            account: self.account.into_owned(),
+            asset: text(self.asset),
+            hold: self.hold,
+            amount: money(self.amount),
+            posted: money(self.posted),
+            held: money(self.held),
+            available: money(self.available),
+            replayed: self.replayed,
+            code: text(self.code),
+            detail: text(self.detail),
+            absorbed: money(self.absorbed),
+            released: money(self.released),
+            expires_at: self.expires_at,
+            tombstone: self.tombstone,
+            of: self.of,
+            winner: self
+                .winner
+                .map(|winner| Winner { kind: winner.kind.into_owned(), position: winner.position }),
+        }
     }
 
     /// The JSON that is published.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("an outcome is plain values")
+        let mut json = Vec::with_capacity(OUTCOME_BYTES);
+        serde_json::to_writer(&mut json, self).expect("an outcome is plain values");
+        json
+    }
+}
+
+impl Outcome {
+    /// Whether the command was carried out.
+    #[must_use]
+    pub fn accepted(&self) -> bool {
+        self.code.is_none()
     }
 }
 

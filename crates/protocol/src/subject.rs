@@ -1,8 +1,13 @@
 //! NATS subjects, made from authenticated fields only.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_core::{CommandId, Kind};
+
+/// What every command's subject begins with.
+pub(crate) const COMMANDS: &str = "ledger.cmd.";
 
 /// The longest account id that is carried in a subject as it is.
 const PLAIN_TOKEN_MAX: usize = 64;
@@ -10,9 +15,9 @@ const PLAIN_TOKEN_MAX: usize = 64;
 /// An account id as one subject token: itself when it is `[A-Za-z0-9_-]{1,64}`, otherwise `~` and
 /// the base64url of its UTF-8, since `.`, `*`, `>` and spaces mean something in subjects.
 #[must_use]
-pub fn account_token(account: &str) -> String {
+pub fn account_token(account: &str) -> Cow<'_, str> {
     let plain = (1..=PLAIN_TOKEN_MAX).contains(&account.len()) && is_token(account);
-    if plain { account.to_owned() } else { format!("~{}", URL_SAFE_NO_PAD.encode(account)) }
+    if plain { account.into() } else { format!("~{}", URL_SAFE_NO_PAD.encode(account)).into() }
 }
 
 /// The account id that [`account_token`] carried.
@@ -33,7 +38,7 @@ pub fn is_token(text: &str) -> bool {
 /// Where a command is published.
 #[must_use]
 pub fn command(issuer: &str, verb: &str, account: &str) -> String {
-    format!("ledger.cmd.{issuer}.{verb}.{}", account_token(account))
+    format!("{COMMANDS}{issuer}.{verb}.{}", account_token(account))
 }
 
 /// Where its outcome is told.

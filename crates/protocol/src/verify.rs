@@ -1,18 +1,22 @@
 //! Verification: from bytes that anybody may have published to a command that is believed.
 //!
 //! **Shape.** The lane calls [`verify`], which answers [`Silent`] for whatever is not authentic
-//! (nobody is told, since a forger learns from answers), then [`Authentic::command`], whose
-//! errors the caller is told.
+//! (nobody is told, since a forger learns from answers), then [`Authentic::command`], or
+//! [`Authentic::members`] of a batch, whose errors the caller is told.
 //!
 //! **Correctness.** The checks run in this order: size, strict parse, key known and not revoked,
 //! MAC, verb allowed, subject and audience, `iat` against the stored time. Nothing before the MAC
 //! is trusted to be more than bytes. `exp` is no check: it is decided, after the look-up of
 //! duplicates.
 
-use holdfast_core::chain::{Hash, fingerprint};
-use holdfast_core::{AccountId, Command, Intent, Issuer, Refusal, Timestamp, Verb};
+use std::sync::Arc;
 
-use crate::envelope::{ENVELOPE_MAX_BYTES, Envelope};
+use holdfast_core::chain::{Hash, fingerprint};
+use holdfast_core::{AccountId, Command, CommandId, Intent, Issuer, Refusal, Timestamp, Verb};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::envelope::{BATCH, BATCH_MAX_BYTES, ENVELOPE_MAX_BYTES, Envelope, WrittenMember};
 use crate::issuers::Issuers;
 use crate::keys::{Accepted, Keyring};
 use crate::subject;
@@ -80,20 +84,48 @@ pub struct Received<'a> {
 #[derive(Debug)]
 pub struct Authentic<'a> {
     envelope: Envelope<'a>,
-    verb: Verb,
+    /// None for a batch.
+    verb: Option<Verb>,
+    issuers: &'a Issuers,
     /// The key that it was signed with.
-    pub key: &'a Accepted,
+    pub key: &'a Arc<Accepted>,
+}
+
+/// A member of a batch, or why it is refused.
+#[derive(Debug)]
+pub struct Member {
+    /// Its id; nil when even that cannot be read.
+    pub id: CommandId,
+    /// Its account, as written.
+    pub account: String,
+    /// What it says, without who says it and when.
+    pub fingerprint: Hash,
+    /// The command, or what is wrong with it.
+    pub command: Result<Command, Refusal>,
+}
+
+/// What can still be told of a member that is not well formed.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    id: CommandId,
+    account: String,
 }
 
 /// Checks a message up to, not including, its body.
 pub fn verify<'a>(rules: &'a Rules, received: Received<'a>) -> Result<Authentic<'a>, Silent> {
-    if received.payload.len() > ENVELOPE_MAX_BYTES {
+    // The subject says which limit applies; below it is compared with the verb that was signed.
+    let is_batch = received.subject.split('.').nth(3) == Some(BATCH);
+    if received.payload.len() > if is_batch { BATCH_MAX_BYTES } else { ENVELOPE_MAX_BYTES } {
         return Err(Silent::TooLarge);
     }
     let envelope = Envelope::parse(received.payload).map_err(|_| Silent::Malformed)?;
     let key = authenticate(&rules.keyring, &envelope)?;
-    let verb: Verb = envelope.verb.parse().map_err(|_| Silent::VerbNotAllowed)?;
-    if !rules.issuers.may_use(&key.issuer, verb) {
+    let verb = match envelope.verb.as_ref() {
+        BATCH => None,
+        verb => Some(verb.parse::<Verb>().map_err(|_| Silent::VerbNotAllowed)?),
+    };
+    if verb.is_some_and(|verb| !rules.issuers.may_use(&key.issuer, verb)) {
         return Err(Silent::VerbNotAllowed);
     }
     if !is_subject_of(&envelope, received.subject) {
@@ -106,14 +138,17 @@ pub fn verify<'a>(rules: &'a Rules, received: Received<'a>) -> Result<Authentic<
     if envelope.iat.abs_diff(stored_ms) > IAT_WINDOW_MS {
         return Err(Silent::StaleIat);
     }
-    Ok(Authentic { envelope, verb, key })
+    Ok(Authentic { envelope, verb, issuers: &rules.issuers, key })
 }
 
 /// Whether the message was published where its fields say. The stream may have added a partition's
 /// number behind it.
 fn is_subject_of(envelope: &Envelope<'_>, received: &str) -> bool {
-    let expected = subject::command(&envelope.iss, &envelope.verb, &envelope.account);
-    match received.strip_prefix(&expected) {
+    let rest =
+        received.strip_prefix(subject::COMMANDS).and_then(|rest| rest.strip_prefix(envelope.iss.as_ref()));
+    let rest =
+        rest.and_then(|rest| rest.strip_prefix('.')?.strip_prefix(envelope.verb.as_ref())?.strip_prefix('.'));
+    match rest.and_then(|rest| rest.strip_prefix(subject::account_token(&envelope.account).as_ref())) {
         Some("") => true,
         Some(rest) => {
             rest.strip_prefix('.').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
@@ -123,7 +158,7 @@ fn is_subject_of(envelope: &Envelope<'_>, received: &str) -> bool {
 }
 
 /// The key whose signature holds. Every signature is tried; the issuer must be the key's own.
-fn authenticate<'a>(keyring: &'a Keyring, envelope: &Envelope<'_>) -> Result<&'a Accepted, Silent> {
+fn authenticate<'a>(keyring: &'a Keyring, envelope: &Envelope<'_>) -> Result<&'a Arc<Accepted>, Silent> {
     let mut failure = Silent::UnknownKey;
     let mut believed = None;
     for (kid, mac) in envelope.sig.iter() {
@@ -140,17 +175,61 @@ fn authenticate<'a>(keyring: &'a Keyring, envelope: &Envelope<'_>) -> Result<&'a
 }
 
 impl Authentic<'_> {
+    /// Whether it carries many commands.
+    #[must_use]
+    pub fn is_batch(&self) -> bool {
+        self.verb.is_none()
+    }
+
     /// The command, its body read.
     ///
     /// # Errors
     /// [`Refusal::InvalidCommand`] for the caller, naming the field.
     pub fn command(&self) -> Result<Command, Refusal> {
-        let account =
-            AccountId::new(&self.envelope.account).map_err(|error| Refusal::invalid("account", error))?;
+        let verb = self.verb.ok_or_else(|| Refusal::invalid("verb", "a batch is not one command"))?;
+        self.read(self.envelope.id, verb, &self.envelope.account, self.envelope.body())
+    }
+
+    /// The commands of a batch, each read by itself.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidCommand`] when the body is no list of commands at all.
+    pub fn members(&self) -> Result<Vec<Member>, Refusal> {
+        let members: Vec<&RawValue> =
+            serde_json::from_slice(self.envelope.body()).map_err(|error| Refusal::invalid("body", error))?;
+        if members.is_empty() {
+            return Err(Refusal::invalid("body", "a batch has at least one command"));
+        }
+        Ok(members.into_iter().map(|member| self.member(member.get())).collect())
+    }
+
+    fn member(&self, json: &str) -> Member {
+        let written: WrittenMember<'_> = match serde_json::from_str(json) {
+            Ok(written) => written,
+            Err(error) => {
+                let Named { id, account } = serde_json::from_str(json).unwrap_or_default();
+                let command = Err(Refusal::invalid("body", error));
+                return Member { id, account, fingerprint: [0; 32], command };
+            }
+        };
+        let body = written.body.get().as_bytes();
+        let command = match written.verb.parse::<Verb>() {
+            Ok(verb) if self.issuers.may_use(&self.key.issuer, verb) => {
+                self.read(written.id, verb, &written.account, body)
+            }
+            Ok(verb) => Err(Refusal::invalid("verb", format!("{} may not use {verb}", self.key.issuer))),
+            Err(error) => Err(Refusal::invalid("verb", error)),
+        };
+        let fingerprint = fingerprint(&written.verb, &written.account, body);
+        Member { id: written.id, account: written.account.into_owned(), fingerprint, command }
+    }
+
+    fn read(&self, id: CommandId, verb: Verb, account: &str, body: &[u8]) -> Result<Command, Refusal> {
+        let account = AccountId::new(account).map_err(|error| Refusal::invalid("account", error))?;
         let issuer = self.key.issuer.clone();
-        let intent = Intent::parse(self.verb, self.envelope.body(), &issuer, self.envelope.id)?;
+        let intent = Intent::parse(verb, body, &issuer, id)?;
         let expires_at = Timestamp::from_millis(self.envelope.exp);
-        Ok(Command { issuer, id: self.envelope.id, account, expires_at, intent })
+        Ok(Command { issuer, id, account, expires_at, intent })
     }
 
     /// The envelope.

@@ -73,7 +73,6 @@ fn every_command_vector_is_derived_signed_and_verified() {
 #[test]
 fn a_signed_draft_is_the_vector_to_the_byte() {
     for vector in vectors().iter().filter(|vector| vector.get("mac").is_some()) {
-        let Ok(verb) = text(vector, "/fields/verb").parse() else { continue };
         let root = root(vector);
         let issuer = Issuer::new(text(vector, "/fields/iss")).expect("legal");
         let generation = u32::try_from(vector["generation"].as_u64().expect("a number")).expect("small");
@@ -82,7 +81,7 @@ fn a_signed_draft_is_the_vector_to_the_byte() {
         let draft = Draft {
             id: text(vector, "/fields/id").parse().expect("a UUID"),
             audience: text(vector, "/fields/aud"),
-            verb,
+            verb: text(vector, "/fields/verb"),
             account: text(vector, "/fields/account"),
             reply: text(vector, "/fields/reply"),
             issued_at: millis("iat"),

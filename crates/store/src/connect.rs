@@ -20,6 +20,21 @@ const UNACKNOWLEDGED_MS: &str = "10000";
 /// that a successor need not wait for it.
 const IDLE_IN_TRANSACTION: &str = "5s";
 
+/// Lane and projector find rows by their keys, some thousand at once, and nothing else. Without these
+/// the planner would think anew for every batch, and on a table that has grown since it was last
+/// analysed it would read the whole of it.
+const PLANS: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
+
+/// What a crash takes back of a projection is folded again from the log, so that no step need wait
+/// for the disk. Never of the log itself.
+const REBUILDABLE: (&str, &str) = ("synchronous_commit", "off");
+
 /// What a connection may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -34,6 +49,21 @@ pub enum Role {
 }
 
 impl Role {
+    /// What the server calls its connections, such as in `pg_stat_activity`.
+    fn application(self) -> &'static str {
+        match self {
+            Role::Writer => "holdfast writer",
+            Role::Projector => "holdfast projector",
+            Role::Reader => "holdfast reader",
+            Role::Login => "holdfast",
+        }
+    }
+
+    /// Whether it works at the pace of the log.
+    fn is_hot(self) -> bool {
+        matches!(self, Role::Writer | Role::Projector)
+    }
+
     fn name(self) -> Option<&'static str> {
         match self {
             Role::Writer => Some("holdfast_writer"),
@@ -47,15 +77,24 @@ impl Role {
 /// The options to connect to `url` as `role`. The role is part of the handshake, so there is no
 /// moment in which the connection may do more.
 pub fn options(url: &str, role: Role) -> Result<PgConnectOptions, StoreError> {
-    let options = PgConnectOptions::from_str(url)?.application_name("holdfast").disable_statement_logging();
+    let options = PgConnectOptions::from_str(url)?.application_name(role.application());
+    let options = options.disable_statement_logging();
     let options = options.options([
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
         ("tcp_user_timeout", UNACKNOWLEDGED_MS),
     ]);
+    let options = if role.is_hot() { options.options(PLANS) } else { options };
+    let options = if role == Role::Projector { options.options([REBUILDABLE]) } else { options };
     Ok(match role.name() {
         Some(name) => options.options([("role", name)]),
         None => options,
     })
+}
+
+/// Whether `url` leads to a Unix socket of this machine.
+pub(crate) fn is_local(url: &str) -> Result<bool, StoreError> {
+    let options = PgConnectOptions::from_str(url)?;
+    Ok(options.get_socket().is_some() || options.get_host().starts_with('/'))
 }
 
 /// One connection.

@@ -4,6 +4,7 @@ use holdfast_core::chain::Hash;
 use holdfast_core::{Position, Timestamp};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::record::{hash_of, moment};
@@ -34,6 +35,15 @@ pub struct Head {
     pub lane_time: Timestamp,
     /// Where in the command stream.
     pub applied: Applied,
+    /// The latest time, in Unix milliseconds, that any id of version 7 up to here carries.
+    pub latest_id_ms: i64,
+}
+
+/// The time that an id of version 7 carries, in Unix milliseconds (RFC 9562, section 5.7).
+#[must_use]
+pub fn time_of_id(id: &Uuid) -> Option<i64> {
+    let millis = i64::try_from(id.as_u128() >> 80).ok()?;
+    (id.get_version_num() == 7).then_some(millis)
 }
 
 impl Head {
@@ -50,6 +60,7 @@ impl Head {
                 digest: row.try_get("applied_digest")?,
                 stream_created: row.try_get("stream_created")?,
             },
+            latest_id_ms: row.try_get("latest_id_ms")?,
         })
     }
 }

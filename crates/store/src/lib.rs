@@ -9,10 +9,12 @@
 
 pub mod connect;
 pub mod copy;
+mod encode;
 pub mod error;
 pub mod head;
 pub mod lookup;
 pub mod read;
+pub mod recent;
 pub mod record;
 pub mod safety;
 pub mod writer;

@@ -1,12 +1,17 @@
 //! Look-ups in the log that decisions need: commands seen before and references made before.
+//!
+//! Whatever is looked for by many keys at once is a LATERAL subquery with a LIMIT: one walk down the
+//! index for each key, whatever the planner believes about the size of a table that grows.
 
 use std::collections::HashMap;
 
+use holdfast_core::chain::Hash;
 use holdfast_core::{CommandId, Issuer, Position};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::error::StoreError;
-use crate::record::{COLUMNS, Row};
+use crate::record::{COLUMNS, Row, hash_of};
+use crate::writer::Evidence;
 
 /// The key of idempotency.
 pub type CommandKey = (Issuer, CommandId);
@@ -23,8 +28,11 @@ pub async fn commands(
     let issuers: Vec<&str> = keys.iter().map(|(issuer, _)| issuer.as_str()).collect();
     let ids: Vec<CommandId> = keys.iter().map(|(_, id)| *id).collect();
     let sql = format!(
-        "SELECT {COLUMNS} FROM ledger_event WHERE partition = $1
-         AND (issuer, command_id) IN (SELECT * FROM UNNEST($2::text[], $3::uuid[]))"
+        "SELECT e.* FROM UNNEST($2::text[], $3::uuid[]) AS n (issuer, command_id)
+         CROSS JOIN LATERAL (
+             SELECT {COLUMNS} FROM ledger_event
+             WHERE partition = $1 AND issuer = n.issuer AND command_id = n.command_id LIMIT 1
+         ) e"
     );
     let rows =
         sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(issuers).bind(ids).fetch_all(connection).await?;
@@ -54,6 +62,26 @@ pub async fn positions(
         found.insert(row.event.position, row);
     }
     Ok(found)
+}
+
+/// The envelopes of batches with these digests.
+pub async fn evidence(
+    connection: &mut PgConnection,
+    partition: i16,
+    digests: &[Hash],
+) -> Result<Evidence, StoreError> {
+    if digests.is_empty() {
+        return Ok(Evidence::new());
+    }
+    let wanted: Vec<&[u8]> = digests.iter().map(Hash::as_slice).collect();
+    let found: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+        "SELECT digest, envelope FROM ledger_evidence WHERE partition = $1 AND digest = ANY($2)",
+    )
+    .bind(partition)
+    .bind(wanted)
+    .fetch_all(connection)
+    .await?;
+    found.into_iter().map(|(digest, envelope)| Ok((hash_of(digest)?, envelope.into()))).collect()
 }
 
 /// Where those of `references` that were booked before were booked.

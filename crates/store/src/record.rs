@@ -1,5 +1,6 @@
 //! A row of the log, on its way in ([`Record`]) and out ([`Row`]).
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use holdfast_core::chain::{Hash, Stored, chain_hash};
 use holdfast_core::event::{Columns, LogError};
@@ -21,8 +22,9 @@ pub struct Record {
     pub stored_time: Timestamp,
     /// The event's canonical bytes.
     pub body: Vec<u8>,
-    /// The signed envelope as received; empty for what the ledger decides by itself.
-    pub envelope: Vec<u8>,
+    /// The signed envelope as received, of a batch its digest; empty for what the ledger decides by
+    /// itself.
+    pub envelope: Bytes,
     /// The chain hash.
     pub hash: Hash,
 }
@@ -35,7 +37,7 @@ impl Record {
         event: Event,
         fingerprint: Hash,
         stored_time: Timestamp,
-        envelope: Vec<u8>,
+        envelope: Bytes,
     ) -> Self {
         let body = event.body();
         let stored = stored(link.partition, link.epoch, &event, &fingerprint, stored_time, &body, &envelope);

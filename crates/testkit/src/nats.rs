@@ -53,6 +53,7 @@ impl Nats {
         let mut command = Command::new(&self.binary);
         command.arg("-c").arg(self.folder.join("nats.conf")).args(["-p", &self.port.to_string()]);
         command.arg("-P").arg(self.folder.join("server.pid"));
+        command.env("GOGC", "400");
         command.env("HOLDFAST_NATS_STORE_DIR", format!("\"{}\"", self.folder.join("store").display()));
         for (user, password) in &self.passwords {
             command.env(format!("HOLDFAST_NATS_{}_PASSWORD", user.to_uppercase()), password);
@@ -83,9 +84,15 @@ impl Nats {
         format!("nats://{login}:{}@127.0.0.1:{}", self.passwords[user], self.port)
     }
 
+    /// The process id of the running server.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        fs::read_to_string(self.folder.join("server.pid")).ok()?.trim().parse().ok()
+    }
+
     /// Kills the server as a power cut would, and starts it again on the same port.
     pub async fn crash(&mut self) -> Result<()> {
-        let pid: i32 = fs::read_to_string(self.folder.join("server.pid"))?.trim().parse()?;
+        let pid = i32::try_from(self.pid().context("no server.pid")?)?;
         let pid = rustix::process::Pid::from_raw(pid).context("no process id")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
         if let Some(mut server) = self.server.take() {

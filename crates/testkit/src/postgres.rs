@@ -19,6 +19,26 @@ const START_WITHIN: Duration = Duration::from_secs(45);
 /// The longest path of a socket on any system that is supported, less the socket's own name.
 const SOCKET_FOLDER_MAX: usize = 85;
 
+/// With little memory and little room for the write-ahead log, a busy ledger would write each page of
+/// its tables again and again: when it is pushed out, and whole after each checkpoint.
+const SETTINGS: [&str; 6] = [
+    "listen_addresses=127.0.0.1",
+    "max_connections=200",
+    "timezone=UTC",
+    "log_checkpoints=off",
+    "max_wal_size=4GB",
+    "min_wal_size=512MB",
+];
+const SHARED_BUFFERS_MB: std::ops::RangeInclusive<u64> = 128..=1024;
+
+/// An eighth of the machine's memory, within bounds: the servers are not alone here.
+fn shared_buffers_mb() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
+    let megabytes = total.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| kib / 1024);
+    (megabytes / 8).clamp(*SHARED_BUFFERS_MB.start(), *SHARED_BUFFERS_MB.end())
+}
+
 /// A running PostgreSQL.
 pub struct Postgres {
     server: Option<Server>,
@@ -107,11 +127,10 @@ impl Postgres {
         command.arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]);
         command.arg("-k").arg(self.socket.as_deref().unwrap_or(Path::new("")));
         // Everything that durability depends on stays at its default, which is safe.
-        for setting in
-            ["listen_addresses=127.0.0.1", "max_connections=200", "timezone=UTC", "log_checkpoints=off"]
-        {
+        for setting in SETTINGS {
             command.args(["-c", setting]);
         }
+        command.args(["-c", &format!("shared_buffers={}MB", shared_buffers_mb())]);
         if cfg!(target_os = "linux") {
             // Recovery would otherwise open every file of the data folder to sync it.
             command.args(["-c", "recovery_init_sync_method=syncfs"]);
@@ -156,10 +175,27 @@ impl Postgres {
         }
     }
 
+    /// The process id of the running server.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        fs::read_to_string(self.data().join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    }
+
+    /// The path of a program that comes with the server.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
+
+    /// A path on the disk that the data lies on.
+    #[must_use]
+    pub fn scratch_file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// Kills the server as a power cut would, and starts it again.
     pub async fn crash(&mut self) -> Result<()> {
-        let pid_file = fs::read_to_string(self.data().join("postmaster.pid"))?;
-        let pid: i32 = pid_file.lines().next().context("an empty postmaster.pid")?.trim().parse()?;
+        let pid = i32::try_from(self.pid().context("no postmaster.pid")?)?;
         let pid = rustix::process::Pid::from_raw(pid).context("no process id")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
         if let Some(mut server) = self.server.take() {

@@ -1,12 +1,13 @@
-//! Deciding a batch in memory: from entries to records that can be committed and outcomes that
+//! Deciding a batch in memory: from messages to records that can be committed and outcomes that
 //! can be told once they are.
 //!
-//! **Correctness.** Entries are decided in their order, each on the state that the ones before
+//! **Correctness.** Commands are decided in their order, each on the state that the ones before
 //! left. Nothing here is visible to anybody until the records are committed; when they are not,
 //! the memory that was changed is dropped with them.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use holdfast_core::books::balances_after;
 use holdfast_core::chain::Hash;
@@ -17,22 +18,27 @@ use holdfast_core::{
 use holdfast_protocol::Envelope;
 use holdfast_store::lookup::CommandKey;
 use holdfast_store::record::Link;
+use holdfast_store::writer::Evidence;
 use holdfast_store::{Head, Record, StoreError};
 
-use super::entries::{Asked, Entry};
 use super::lookups::Lookups;
 use super::memory::Memory;
+use crate::message::{Asked, Message};
 
 /// What a batch came to.
 #[derive(Default)]
 pub(super) struct Batch {
     /// The events to commit.
-    pub(super) records: Vec<Record>,
-    /// One for each entry, in order.
+    pub(super) records: Arc<Vec<Record>>,
+    /// One for each thing asked, in order.
     pub(super) verdicts: Vec<Verdict>,
+    /// Which record each command became.
+    pub(super) keys: HashMap<CommandKey, usize>,
+    /// The envelopes of batches that the records refer to.
+    pub(super) evidence: Evidence,
 }
 
-/// What became of an entry.
+/// What became of a thing asked.
 pub(super) enum Verdict {
     /// Nobody is told anything.
     Nothing,
@@ -67,30 +73,39 @@ pub(super) struct Decider<'a> {
     pub(super) memory: &'a mut Memory,
     pub(super) lookups: Lookups,
     pub(super) mode: Mode,
-    pub(super) in_batch: HashMap<CommandKey, usize>,
-    pub(super) batch: Batch,
+    /// Batches that were decided and are not known to be committed.
+    pub(super) ahead: Vec<&'a Batch>,
+    pub(super) records: Vec<Record>,
+    pub(super) verdicts: Vec<Verdict>,
+    pub(super) keys: HashMap<CommandKey, usize>,
+    pub(super) evidence: Evidence,
 }
 
 impl Decider<'_> {
-    /// Decides every entry. A broken assertion is an error of the content, as a database that
-    /// refuses a row is: the lane finds the command at fault and sets it aside.
-    pub(super) fn run(mut self, entries: &[Entry<'_>]) -> Result<Batch, StoreError> {
+    /// Decides everything that `messages` ask. A broken assertion is an error of the content, as a
+    /// database that refuses a row is: the lane finds the command at fault and sets it aside.
+    pub(super) fn run(mut self, messages: &[Message]) -> Result<Batch, StoreError> {
         let decided = catch_unwind(AssertUnwindSafe(|| {
-            for entry in entries {
-                let verdict = self.verdict(entry)?;
-                self.batch.verdicts.push(verdict);
+            for message in messages {
+                for asked in &message.asks {
+                    let verdict = self.verdict(message, asked)?;
+                    self.verdicts.push(verdict);
+                }
             }
             Ok(())
         }));
         match decided {
-            Ok(Ok(())) => Ok(self.batch),
+            Ok(Ok(())) => {
+                let (records, verdicts) = (Arc::new(self.records), self.verdicts);
+                Ok(Batch { records, verdicts, keys: self.keys, evidence: self.evidence })
+            }
             Ok(Err(error)) => Err(error),
             Err(panic) => Err(StoreError::Content { sqlstate: ASSERTION.to_owned(), message: said(&*panic) }),
         }
     }
 
-    fn verdict(&mut self, entry: &Entry<'_>) -> Result<Verdict, StoreError> {
-        let (command, fingerprint) = match &entry.asked {
+    fn verdict(&mut self, message: &Message, asked: &Asked) -> Result<Verdict, StoreError> {
+        let (command, fingerprint) = match asked {
             Asked::Silent(_) => return Ok(Verdict::Nothing),
             Asked::Refused { refusal, .. } => return Ok(Verdict::Refused(refusal.clone())),
             Asked::Command { command, fingerprint } => (command, fingerprint),
@@ -106,7 +121,7 @@ impl Decider<'_> {
             Mode::Quarantine => Ok(Decision::Record(rejected(account, command, Rejection::Quarantined))),
         };
         match decision {
-            Ok(Decision::Record(fact)) => self.record(entry, command, *fingerprint, fact),
+            Ok(Decision::Record(fact)) => self.record(message, command, *fingerprint, fact),
             Ok(Decision::Repeat(position)) => Ok(self.earlier(position)),
             Err(refusal) => Ok(Verdict::Refused(refusal)),
         }
@@ -115,25 +130,22 @@ impl Decider<'_> {
     /// What is answered when the command's id was used before.
     fn decided_before(&self, command: &Command, fingerprint: &Hash) -> Option<Verdict> {
         let key = (command.issuer.clone(), command.id);
-        if let Some(&index) = self.in_batch.get(&key) {
-            let first = &self.batch.records[index];
-            let earlier = Earlier {
-                position: first.event.position,
-                fingerprint: &first.fingerprint,
-                envelope: &first.envelope,
-            };
-            return Some(match earlier.conflict(command, fingerprint) {
-                Some(refusal) => Verdict::Refused(refusal),
-                None => Verdict::RepeatOf(index),
-            });
+        if let Some(&index) = self.keys.get(&key) {
+            let earlier = Earlier::of_record(&self.records[index], &self.evidence);
+            return Some(earlier.answer(command, fingerprint, || Verdict::RepeatOf(index)));
+        }
+        for batch in &self.ahead {
+            if let Some(&index) = batch.keys.get(&key) {
+                let record = &batch.records[index];
+                let earlier = Earlier::of_record(record, &batch.evidence);
+                let replayed = || Verdict::Replayed(Box::new(record.event.clone()));
+                return Some(earlier.answer(command, fingerprint, replayed));
+            }
         }
         let row = self.lookups.decided.get(&key)?;
-        let earlier =
-            Earlier { position: row.event.position, fingerprint: &row.fingerprint, envelope: &row.envelope };
-        Some(match earlier.conflict(command, fingerprint) {
-            Some(refusal) => Verdict::Refused(refusal),
-            None => Verdict::Replayed(Box::new(row.event.clone())),
-        })
+        let envelope = stored_envelope(&row.envelope, &self.lookups.evidence);
+        let earlier = Earlier { position: row.event.position, fingerprint: &row.fingerprint, envelope };
+        Some(earlier.answer(command, fingerprint, || Verdict::Replayed(Box::new(row.event.clone()))))
     }
 
     fn earlier(&self, position: Position) -> Verdict {
@@ -145,7 +157,7 @@ impl Decider<'_> {
 
     fn record(
         &mut self,
-        entry: &Entry<'_>,
+        message: &Message,
         command: &Command,
         fingerprint: Hash,
         fact: Fact,
@@ -157,7 +169,7 @@ impl Decider<'_> {
             Intent::OpenAccount { asset, .. } => self.assets.find(asset.as_str()),
             _ => None,
         };
-        let last = self.batch.records.last();
+        let last = self.records.last();
         let event = Event {
             position: last.map_or(self.head.position, |record| record.event.position).next(),
             time: self.now,
@@ -178,12 +190,11 @@ impl Decider<'_> {
         self.lookups.add(&event);
         let previous = last.map_or(&self.head.hash, |record| &record.hash);
         let link = Link { partition: self.head.partition, epoch: self.head.epoch, previous };
-        let stored_time = entry.delivery.map_or(self.now, |delivery| delivery.stored_at);
-        let envelope = entry.delivery.map_or_else(Vec::new, |delivery| delivery.payload.to_vec());
-        let record = Record::chained(link, event, fingerprint, stored_time, envelope);
-        let index = self.batch.records.len();
-        self.in_batch.insert((command.issuer.clone(), command.id), index);
-        self.batch.records.push(record);
+        let stored_time = message.delivery().map_or(self.now, |delivery| delivery.stored_at);
+        let record = Record::chained(link, event, fingerprint, stored_time, message.envelope.clone());
+        let index = self.records.len();
+        self.keys.insert((command.issuer.clone(), command.id), index);
+        self.records.push(record);
         Ok(Verdict::Recorded(index))
     }
 }
@@ -195,34 +206,48 @@ struct Earlier<'a> {
     envelope: &'a [u8],
 }
 
-impl Earlier<'_> {
-    /// None when `command` means the same as the first command of its id did.
-    fn conflict(&self, command: &Command, fingerprint: &Hash) -> Option<Refusal> {
+/// The envelope that a row keeps, or that of the batch whose digest it keeps.
+fn stored_envelope<'a>(kept: &'a [u8], evidence: &'a Evidence) -> &'a [u8] {
+    let batch = evidence.iter().find(|(digest, _)| digest.as_slice() == kept);
+    batch.map_or(kept, |(_, envelope)| envelope)
+}
+
+impl<'a> Earlier<'a> {
+    fn of_record(record: &'a Record, evidence: &'a Evidence) -> Self {
+        Earlier {
+            position: record.event.position,
+            fingerprint: &record.fingerprint,
+            envelope: stored_envelope(&record.envelope, evidence),
+        }
+    }
+
+    /// What `command` is answered: `repeat` when it means the same as the first command of its id.
+    fn answer(&self, command: &Command, fingerprint: &Hash, repeat: impl FnOnce() -> Verdict) -> Verdict {
         if self.fingerprint == fingerprint {
-            return None;
+            return repeat();
         }
         let differs = self.differences(command);
         if differs.is_empty() {
-            None
-        } else {
-            Some(Refusal::IdempotencyConflict { position: self.position, differs })
+            return repeat();
         }
+        Verdict::Refused(Refusal::IdempotencyConflict { position: self.position, differs })
     }
 
     /// The names of what differs in meaning: other bytes may mean the same.
     fn differences(&self, command: &Command) -> Vec<String> {
         let whole = || vec!["the whole command".to_owned()];
         let Ok(envelope) = Envelope::parse(self.envelope) else { return whole() };
-        let Ok(verb) = envelope.verb.parse() else { return whole() };
+        let Some(said) = envelope.said(command.id, self.fingerprint) else { return whole() };
+        let Ok(verb) = said.verb.parse() else { return whole() };
         let mut differs = Vec::new();
-        if envelope.account != command.account.as_str() {
+        if said.account != command.account.as_str() {
             differs.push("account".to_owned());
         }
         if Some(verb) != command.intent.verb() {
             differs.push("verb".to_owned());
             return differs;
         }
-        match Intent::parse(verb, envelope.body(), &command.issuer, command.id) {
+        match Intent::parse(verb, said.body, &command.issuer, command.id) {
             Ok(intent) => differs.extend(intent.differences(&command.intent)),
             Err(_) => return whole(),
         }

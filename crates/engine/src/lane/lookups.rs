@@ -3,35 +3,52 @@
 use std::collections::HashMap;
 
 use holdfast_core::body::Reference;
+use holdfast_core::chain::Hash;
 use holdfast_core::decide::{Moved, Referenced, References};
 use holdfast_core::{Command, Event, Fact, Intent, Position};
 use holdfast_store::lookup::{self, CommandKey};
-use holdfast_store::{Row, StoreError, Writer};
+use holdfast_store::writer::Evidence;
+use holdfast_store::{Row, StoreError};
+use sqlx::PgConnection;
 
-use super::entries::Entry;
+use super::seen::Seen;
+use crate::message::Message;
 
 /// The answers, to which the batch's own events are added as they are decided.
 #[derive(Default)]
 pub(super) struct Lookups {
     /// Commands that were decided before, with their rows.
     pub(super) decided: HashMap<CommandKey, Row>,
+    /// The envelopes of batches that those rows refer to.
+    pub(super) evidence: Evidence,
     externals: HashMap<String, Position>,
     origins: HashMap<Position, Event>,
     by_command: HashMap<CommandKey, Position>,
     undone: HashMap<Position, (u32, i64)>,
+    /// Whether the batch refers to earlier events at all.
+    refer: bool,
 }
 
 impl Lookups {
-    pub(super) async fn fetch(writer: &mut Writer, entries: &[Entry<'_>]) -> Result<Self, StoreError> {
-        let partition = writer.head().partition;
-        let connection = writer.connection();
-        let commands = || entries.iter().filter_map(Entry::command);
-        let mut keys: Vec<CommandKey> =
-            commands().map(|command| (command.issuer.clone(), command.id)).collect();
+    pub(super) async fn fetch(
+        connection: &mut PgConnection,
+        partition: i16,
+        messages: &[Message],
+        seen: &Seen,
+    ) -> Result<Self, StoreError> {
+        let commands = || messages.iter().flat_map(Message::commands);
+        let unsure = commands().filter(|command| !seen.is_new(&command.id));
+        let mut keys: Vec<CommandKey> = unsure.map(|command| (command.issuer.clone(), command.id)).collect();
         keys.extend(commands().filter_map(origin_key));
         let decided = lookup::commands(connection, partition, &keys).await?;
-        let mut found = Lookups::default();
+        let mut found = Lookups { refer: refer(messages), ..Lookups::default() };
+        let batches = decided.values().filter_map(|row| row.envelope.as_slice().try_into().ok());
+        found.evidence = lookup::evidence(connection, partition, &batches.collect::<Vec<Hash>>()).await?;
 
+        if !found.refer {
+            found.decided = decided;
+            return Ok(found);
+        }
         let externals: Vec<&str> = commands().filter_map(external_ref).collect();
         found.externals = lookup::external_refs(connection, partition, &externals).await?;
 
@@ -52,6 +69,9 @@ impl Lookups {
 
     /// What the log, and the batch so far, says of the references that `command` makes.
     pub(super) fn references(&self, command: &Command) -> References {
+        if !self.refer {
+            return References::default();
+        }
         let external_ref = external_ref(command).and_then(|text| self.externals.get(text)).copied();
         let origin = origin_position(command)
             .or_else(|| origin_key(command).and_then(|key| self.by_command.get(&key)).copied())
@@ -66,6 +86,9 @@ impl Lookups {
 
     /// An event of this batch: later commands of it may refer to it.
     pub(super) fn add(&mut self, event: &Event) {
+        if !self.refer {
+            return;
+        }
         match &event.fact {
             Fact::ToppedUp { external_ref: Some(text), .. } => {
                 self.externals.insert(text.as_str().to_owned(), event.position);
@@ -84,6 +107,12 @@ impl Lookups {
         self.by_command.insert((event.issuer.clone(), event.command), event.position);
         self.origins.insert(event.position, event);
     }
+}
+
+/// Whether deciding any of these needs to know of earlier events besides those of its account.
+pub(super) fn refer(messages: &[Message]) -> bool {
+    let refers = |command: &Command| external_ref(command).is_some() || origin(command).is_some();
+    messages.iter().flat_map(Message::commands).any(refers)
 }
 
 fn external_ref(command: &Command) -> Option<&str> {

@@ -10,13 +10,13 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
 use holdfast_projector::load;
-use holdfast_store::{StoreError, Writer, read};
+use holdfast_store::{StoreError, read};
+use sqlx::PgConnection;
+
+use crate::message::HoldKey;
 
 /// How many rows of the tail are read at once.
 const TAIL_ROWS: i64 = 5_000;
-
-/// A hold's key.
-pub(super) type HoldKey = (AccountId, HoldId);
 
 pub(super) struct Memory {
     partition: i16,
@@ -34,9 +34,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// What the log says, as of the writer's head.
-    pub(super) async fn take_over(writer: &mut Writer, accounts_max: usize) -> Result<Self, StoreError> {
-        let partition = writer.head().partition;
+    /// What the log says now; whoever calls is the only one who appends to it.
+    pub(super) async fn take_over(
+        connection: &mut PgConnection,
+        partition: i16,
+        accounts_max: usize,
+    ) -> Result<Self, StoreError> {
         let mut memory = Memory {
             partition,
             accounts_max,
@@ -47,23 +50,23 @@ impl Memory {
             due: BTreeSet::new(),
         };
         // One moment for the checkpoint, the tail after it and the rows that it is folded onto.
-        load::begin(writer.connection()).await?;
-        memory.checkpoint = load::checkpoint(writer.connection(), partition).await?;
-        memory.due.extend(load::open_hold_times(writer.connection(), partition).await?);
-        memory.fold_tail(writer).await?;
-        load::end(writer.connection()).await?;
+        load::begin(&mut *connection).await?;
+        memory.checkpoint = load::checkpoint(&mut *connection, partition).await?;
+        memory.due.extend(load::open_hold_times(&mut *connection, partition).await?);
+        memory.fold_tail(&mut *connection).await?;
+        load::end(connection).await?;
         Ok(memory)
     }
 
-    async fn fold_tail(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+    async fn fold_tail(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let mut at = self.checkpoint;
         loop {
-            let rows = read::after(writer.connection(), self.partition, at, TAIL_ROWS).await?;
+            let rows = read::after(&mut *connection, self.partition, at, TAIL_ROWS).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             at = last.event.position;
             let accounts = rows.iter().map(|row| &row.event.account);
             let holds = rows.iter().filter_map(|row| Some((&row.event.account, row.event.fact.hold()?)));
-            self.prepare(writer, accounts, holds).await?;
+            self.prepare(connection, accounts, holds).await?;
             for row in &rows {
                 self.apply(&row.event)?;
             }
@@ -73,14 +76,14 @@ impl Memory {
     /// Loads what is not here yet of `accounts` and `holds`.
     pub(super) async fn prepare<'a>(
         &mut self,
-        writer: &mut Writer,
+        connection: &mut PgConnection,
         accounts: impl Iterator<Item = &'a AccountId>,
         holds: impl Iterator<Item = (&'a AccountId, HoldId)>,
     ) -> Result<(), StoreError> {
         let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.accounts.contains_key(*id)).collect();
         if !missing.is_empty() {
             let ids: Vec<AccountId> = missing.into_iter().cloned().collect();
-            let loaded = load::accounts(writer.connection(), self.partition, &ids).await?;
+            let loaded = load::accounts(&mut *connection, self.partition, &ids).await?;
             self.advance(loaded.checkpoint)?;
             let mut found = loaded.value;
             for id in ids {
@@ -99,7 +102,7 @@ impl Memory {
             return Ok(());
         }
         let keys: Vec<HoldKey> = missing.into_iter().map(|(id, hold)| (id.clone(), hold)).collect();
-        let loaded = load::holds(writer.connection(), self.partition, &keys).await?;
+        let loaded = load::holds(&mut *connection, self.partition, &keys).await?;
         self.advance(loaded.checkpoint)?;
         for ((id, hold_id), hold) in loaded.value {
             // An open hold is here whenever its account is. One that a projection still calls open
@@ -210,8 +213,8 @@ impl Memory {
     }
 
     /// Learns how far the projection is by now.
-    pub(super) async fn refresh(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
-        let checkpoint = load::checkpoint(writer.connection(), self.partition).await?;
+    pub(super) async fn refresh(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let checkpoint = load::checkpoint(&mut *connection, self.partition).await?;
         self.advance(checkpoint)
     }
 }

@@ -1,8 +1,9 @@
 //! The lane: the one ordered writer of a partition.
 //!
-//! **Shape.** [`Lane::run`] takes the partition over, then repeats: take whatever has arrived,
-//! verify, decide in memory, commit in one statement, answer. What arrives meanwhile is the next
-//! batch; there is no timer. [`reign`] is one such period between two take-overs.
+//! **Shape.** [`Lane::run`] takes the partition over, then repeats: take whatever has arrived and
+//! is verified, decide in memory, hand over to be committed, answer what has been. What arrives
+//! meanwhile is the next batch; there is no timer. [`reign`] is one such period between two
+//! take-overs.
 //!
 //! **Correctness.** A crash before the commit leaves nothing; after it, the answer may be missing,
 //! and the publisher's retry gets it from the log. When it is not known whether a commit happened,
@@ -10,12 +11,13 @@
 //! A fence stops the lane for good: another one is writing.
 
 mod answers;
+mod committer;
 mod decisions;
-mod entries;
 mod expiry;
 mod lookups;
 mod memory;
 mod reign;
+mod seen;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +27,17 @@ use holdfast_core::{Assets, Position};
 use holdfast_protocol::verify::Rules;
 use holdfast_store::StoreError;
 use holdfast_store::error::within;
+use holdfast_store::recent::Recent;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::health::Health;
 use reign::Reign;
+
+/// How many batches may be decided that are not committed: one that commits, and one that is ready
+/// when it has. More would only make a command wait longer for its own commit.
+const AHEAD_MAX: usize = 2;
 
 /// How long to wait before taking over again after the database was lost.
 const BACKOFF: Duration = Duration::from_millis(250);
@@ -67,6 +74,8 @@ pub struct Lane {
     pub answers: Client,
     /// The present.
     pub clock: Arc<dyn Clock>,
+    /// What was committed last, for those who follow.
+    pub recent: Arc<Recent>,
     /// Where the last committed position is told.
     pub committed: watch::Sender<Position>,
     /// How it is doing.

@@ -1,53 +1,69 @@
 //! One reign: from a take-over to the next doubt.
 //!
-//! **Correctness.** The order within a batch is: look up, decide, commit, then answer and tell
-//! the relay and the projector. `committed` is sent only after the commit. What the database
-//! refuses for its content is found by halving: each half starts from memory read anew.
+//! **Shape.** A batch is decided in memory and handed to the committer; while it commits, the next is
+//! decided on top of it, up to [`AHEAD_MAX`] of them. When a commit has ended its batch has landed:
+//! followers and callers are told.
+//!
+//! **Correctness.** Nobody is told anything before the commit. What is decided ahead stands on what
+//! is not committed yet, so after a commit that failed all of it is dropped, with the memory that
+//! it changed, and decided again. What the database refuses for its content is found by halving.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_core::Timestamp;
-use holdfast_protocol::Outcome;
+use holdfast_core::{Position, Timestamp};
+use holdfast_store::connect::connect;
 use holdfast_store::error::within;
-use holdfast_store::{StoreError, Writer, lookup};
+use holdfast_store::{Applied, Head, Record, Role, StoreError, Writer, lookup};
+use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::answers::{Answer, Answers};
+use super::answers::{Answers, Decided};
+use super::committer::{Append, Committer, Ended};
 use super::decisions::{Batch, Decider, Mode, Verdict};
-use super::entries::{Asked, Entry, Task};
 use super::expiry::{ASK_AGAIN, Horizons};
-use super::lookups::Lookups;
+use super::lookups::{self, Lookups};
 use super::memory::Memory;
-use super::{BEGIN_WITHIN, Lane};
-use crate::intake::{Delivery, Intake};
+use super::seen::Seen;
+use super::{AHEAD_MAX, BEGIN_WITHIN, Lane};
+use crate::intake::{Intake, Room};
+use crate::message::{Asked, Message, Source};
 use crate::refused::Refused;
 use crate::trim::{TRIM_EVERY, trim};
 
-/// The most commands of one commit: larger statements gain nothing and delay their first command.
-const BATCH_COMMANDS_MAX: usize = 1_000;
-/// The most bytes of envelopes of one commit.
-const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Commands waiting between intake and lane; beyond it the stream holds the backlog.
-const QUEUE_COMMANDS: usize = 4_096;
+/// A batch is closed when it has so many commands: larger commits gain little, and their first
+/// command waits for their last.
+const BATCH_COMMANDS_MAX: usize = 4_000;
+/// Runs of messages waiting between intake and lane; beyond it the stream holds the backlog.
+const QUEUE_RUNS: usize = 32;
 /// The most holds expired in one commit.
 const EXPIRIES_MAX: usize = 500;
 /// How long to wait for the projector when memory is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a batch may take, its waiting for a slow disk or a synchronous standby included.
-const BATCH_WITHIN: Duration = Duration::from_secs(30);
+/// How long what a batch must know of the log may take to read.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 /// How long outcomes may take to leave at the end of a reign; their commands can be asked again.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) struct Reign<'a> {
     lane: &'a mut Lane,
-    writer: Writer,
+    committer: Committer,
+    /// What decisions must know of the log is read beside the commits.
+    reader: PgConnection,
+    /// Where the log ends once everything that was decided is committed.
+    head: Head,
+    /// Where in the stream is what is committed.
+    applied: Applied,
     memory: Memory,
-    queue: mpsc::Receiver<Delivery>,
+    commands_seen: Seen,
+    holds_seen: Seen,
+    /// What was decided and is on its way to the log, the oldest first.
+    flights: VecDeque<Flight>,
+    queue: mpsc::Receiver<Vec<Message>>,
     answers: Answers,
     refused: Refused,
     horizons: Horizons,
@@ -58,19 +74,29 @@ pub(super) struct Reign<'a> {
     _intake: DropGuard,
 }
 
+/// A batch on its way to the log.
+struct Flight {
+    messages: Vec<Message>,
+    batch: Batch,
+    applied: Applied,
+}
+
 /// What the lane does next.
 enum Step {
     Stop,
-    Commands(Vec<Task>),
+    Commands(Vec<Message>),
     Expire(Timestamp),
+    Ended(Result<Ended, StoreError>),
     Again,
 }
 
 impl<'a> Reign<'a> {
     /// Takes the partition over, reads what the log says, and lets commands come in.
     pub(super) async fn begin(lane: &'a mut Lane) -> Result<Self, StoreError> {
-        let mut writer = Writer::take_over(&lane.config.database_url, lane.config.partition).await?;
-        let memory = Memory::take_over(&mut writer, lane.config.accounts_max).await?;
+        let config = &lane.config;
+        let writer = Writer::take_over(&config.database_url, config.partition).await?;
+        let mut reader = connect(&config.database_url, Role::Writer).await?;
+        let memory = Memory::take_over(&mut reader, config.partition, config.accounts_max).await?;
         let head = writer.head().clone();
         tracing::info!(
             epoch = head.epoch,
@@ -79,12 +105,14 @@ impl<'a> Reign<'a> {
             "leading"
         );
         lane.committed.send_replace(head.position);
-        let (sender, queue) = mpsc::channel(QUEUE_COMMANDS);
+        let (sender, queue) = mpsc::channel(QUEUE_RUNS);
         let stop = CancellationToken::new();
         let intake = Intake {
             url: lane.config.nats_url.clone(),
             queue: sender,
-            from: head.applied,
+            rules: lane.rules.clone(),
+            room: Room::new(),
+            from: head.applied.clone(),
             last: None,
             in_vain: 0,
             health: Arc::clone(&lane.health),
@@ -92,14 +120,20 @@ impl<'a> Reign<'a> {
         tokio::spawn(intake.run(stop.clone()));
         lane.health.well("lane");
         Ok(Reign {
+            committer: Committer::start(writer),
+            reader,
+            commands_seen: Seen::after(head.latest_id_ms),
+            holds_seen: Seen::after(head.latest_id_ms),
+            applied: head.applied.clone(),
+            head,
             answers: Answers::start(lane.answers.clone()),
             refused: Refused::start(lane.streams.clone()),
             horizons: Horizons::new(lane.streams.clone(), Arc::clone(&lane.clock)),
             trim_at: Instant::now(),
             expired_last: false,
+            flights: VecDeque::with_capacity(AHEAD_MAX),
             _intake: stop.drop_guard(),
             lane,
-            writer,
             memory,
             queue,
         })
@@ -116,13 +150,14 @@ impl<'a> Reign<'a> {
         loop {
             self.memory.evict();
             match self.next(stop).await {
-                Step::Stop => return Ok(()),
-                Step::Commands(tasks) => self.settle(tasks).await?,
+                Step::Stop => return self.land_all().await,
+                Step::Commands(messages) => self.launch(messages).await?,
                 Step::Expire(horizon) => self.expire(horizon).await?,
+                Step::Ended(ended) => self.land(ended?).await?,
                 Step::Again => {}
             }
             if self.memory.is_full() {
-                within(BATCH_WITHIN, self.memory.refresh(&mut self.writer)).await?;
+                within(READ_WITHIN, self.memory.refresh(&mut self.reader)).await?;
             }
         }
     }
@@ -130,9 +165,13 @@ impl<'a> Reign<'a> {
     /// Waits for something to do. Holds whose time has come and commands take turns, so that many of
     /// the one kind never keep the other waiting.
     async fn next(&mut self, stop: &CancellationToken) -> Step {
+        if self.flights.len() == AHEAD_MAX {
+            return Step::Ended(self.committer.ended().await);
+        }
         if self.memory.is_full() {
             tokio::select! {
                 () = stop.cancelled() => return Step::Stop,
+                ended = self.committer.ended(), if !self.flights.is_empty() => return Step::Ended(ended),
                 () = tokio::time::sleep(FULL_PAUSE) => return Step::Again,
             }
         }
@@ -141,15 +180,14 @@ impl<'a> Reign<'a> {
         if Instant::now() >= self.trim_at {
             self.trim();
         }
-        let applied = &self.writer.head().applied;
         let due_in = self.due_in();
         if due_in.is_zero() && (!self.expired_last || self.queue.is_empty()) {
-            match self.horizons.reached(applied) {
+            match self.horizons.reached(&self.head.applied) {
                 Some(horizon) if self.memory.next_due() <= Some(horizon) => {
                     self.expired_last = true;
                     return Step::Expire(horizon);
                 }
-                _ => self.horizons.ask(applied),
+                _ => self.horizons.ask(&self.head.applied),
             }
         }
         self.expired_last = false;
@@ -157,6 +195,7 @@ impl<'a> Reign<'a> {
         tokio::select! {
             biased;
             () = stop.cancelled() => Step::Stop,
+            ended = self.committer.ended(), if !self.flights.is_empty() => Step::Ended(ended),
             first = self.queue.recv() => match first {
                 Some(first) => Step::Commands(self.gather(first)),
                 None => Step::Stop,
@@ -174,156 +213,239 @@ impl<'a> Reign<'a> {
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     }
 
-    /// What has arrived by now, up to the bounds.
-    fn gather(&mut self, first: Delivery) -> Vec<Task> {
-        let mut bytes = first.payload.len();
-        let mut tasks = vec![Task::Message(first)];
-        while tasks.len() < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX {
-            let Ok(delivery) = self.queue.try_recv() else { break };
-            bytes += delivery.payload.len();
-            tasks.push(Task::Message(delivery));
+    /// What has arrived by now, up to the bound.
+    fn gather(&mut self, mut messages: Vec<Message>) -> Vec<Message> {
+        let asks = |messages: &[Message]| messages.iter().map(|message| message.asks.len()).sum::<usize>();
+        let mut commands = asks(&messages);
+        while commands < BATCH_COMMANDS_MAX {
+            let Ok(more) = self.queue.try_recv() else { break };
+            commands += asks(&more);
+            messages.extend(more);
         }
-        tasks
+        messages
     }
 
     async fn expire(&mut self, horizon: Timestamp) -> Result<(), StoreError> {
         let due = self.memory.take_due(horizon, EXPIRIES_MAX);
-        self.settle(due.into_iter().map(Task::Expiry).collect()).await
+        self.launch(due.into_iter().map(Message::of_expiry).collect()).await
     }
 
-    /// Processes `tasks`; when the content of the commit is refused, finds the task at fault.
-    async fn settle(&mut self, tasks: Vec<Task>) -> Result<(), StoreError> {
-        let mut parts = vec![tasks];
-        while let Some(mut part) = parts.pop() {
-            let Err(error) = self.process_in_time(&part, Mode::Normal).await else { continue };
-            let StoreError::Content { .. } = error else { return Err(error) };
-            tracing::warn!(%error, commands = part.len(), "a batch was refused; looking for the command at fault");
-            self.read_anew().await?;
-            if part.len() > 1 {
-                let rest = part.split_off(part.len() / 2);
-                parts.extend([rest, part]);
-            } else {
-                self.retry_alone(&part).await?;
+    /// Decides a batch and sends it on its way.
+    async fn launch(&mut self, messages: Vec<Message>) -> Result<(), StoreError> {
+        // What these refer to may be on its way, and is looked for in the log alone.
+        if lookups::refer(&messages) {
+            self.land_all().await?;
+        }
+        match self.decide(&messages, Mode::Normal).await {
+            Ok(batch) => self.commit(messages, batch).await,
+            Err(StoreError::Content { sqlstate, message }) => {
+                // What was decided before is none of its fault.
+                self.land_all().await?;
+                tracing::warn!(%sqlstate, %message, "a batch could not be decided");
+                self.read_anew().await?;
+                self.settle(messages).await
             }
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
-    /// Drops the memory that a refused batch has changed, and reads what the log says.
-    async fn read_anew(&mut self) -> Result<(), StoreError> {
-        let read = Memory::take_over(&mut self.writer, self.lane.config.accounts_max);
-        self.memory = within(BEGIN_WITHIN, read).await?;
-        Ok(())
-    }
-
-    /// The second try of a command alone; failing again, it is set aside.
-    async fn retry_alone(&mut self, part: &[Task]) -> Result<(), StoreError> {
-        let Err(error) = self.process_in_time(part, Mode::Normal).await else { return Ok(()) };
-        let StoreError::Content { .. } = error else { return Err(error) };
-        self.read_anew().await?;
-        self.process_in_time(part, Mode::Quarantine).await?;
-        match part {
-            [Task::Message(delivery)] => self.refused.quarantined(&error.to_string(), delivery),
-            [Task::Expiry((account, hold))] => self.refused.stuck(&error.to_string(), account, *hold),
-            _ => unreachable!("a command that is alone"),
-        }
-        Ok(())
-    }
-
-    /// A database that has vanished without a word would be waited for without end; after this long
-    /// nobody knows what became of the commit, and taking over again finds out.
-    async fn process_in_time(&mut self, tasks: &[Task], mode: Mode) -> Result<(), StoreError> {
-        within(BATCH_WITHIN, self.process(tasks, mode)).await
-    }
-
-    async fn process(&mut self, tasks: &[Task], mode: Mode) -> Result<(), StoreError> {
-        let rules = Arc::clone(&self.lane.rules.borrow());
-        let entries: Vec<Entry<'_>> = tasks.iter().map(|task| Entry::read(&rules, task)).collect();
-        let batch = self.decide(&entries, mode).await?;
-        self.commit(&batch, &entries).await?;
-        self.report(&batch, &entries);
-        let answers = self.answers(&batch, &entries).await?;
-        self.answers.tell(answers).await;
-        Ok(())
-    }
-
-    async fn decide(&mut self, entries: &[Entry<'_>], mode: Mode) -> Result<Batch, StoreError> {
-        let lookups = Lookups::fetch(&mut self.writer, entries).await?;
-        let commands = || entries.iter().filter_map(Entry::command);
+    async fn decide(&mut self, messages: &[Message], mode: Mode) -> Result<Batch, StoreError> {
+        let partition = self.head.partition;
+        let lookups =
+            within(READ_WITHIN, Lookups::fetch(&mut self.reader, partition, messages, &self.commands_seen))
+                .await?;
+        let commands = || messages.iter().flat_map(Message::commands);
         let accounts = commands().map(|command| &command.account);
         let holds = commands().filter_map(|command| Some((&command.account, command.intent.hold()?)));
-        self.memory.prepare(&mut self.writer, accounts, holds).await?;
-        let head = self.writer.head();
+        let holds = holds.filter(|(_, hold)| !self.holds_seen.is_new(hold));
+        within(READ_WITHIN, self.memory.prepare(&mut self.reader, accounts, holds)).await?;
         let decider = Decider {
-            now: self.lane.clock.now().max(head.lane_time),
-            head,
+            now: self.lane.clock.now().max(self.head.lane_time),
+            head: &self.head,
             assets: &self.lane.config.assets,
             memory: &mut self.memory,
             lookups,
             mode,
-            in_batch: HashMap::new(),
-            batch: Batch::default(),
+            ahead: self.flights.iter().map(|flight| &flight.batch).collect(),
+            records: Vec::with_capacity(messages.len()),
+            verdicts: Vec::with_capacity(messages.len()),
+            keys: HashMap::with_capacity(messages.len()),
+            evidence: messages.iter().filter_map(Message::evidence).collect(),
         };
-        decider.run(entries)
+        let batch = decider.run(messages)?;
+        for Record { event, .. } in batch.records.iter() {
+            self.commands_seen.add(event.command);
+            if let Some(hold) = event.fact.hold() {
+                self.holds_seen.add(hold);
+            }
+        }
+        Ok(batch)
     }
 
-    async fn commit(&mut self, batch: &Batch, entries: &[Entry<'_>]) -> Result<(), StoreError> {
-        let last = entries.iter().rev().find_map(|entry| entry.delivery);
-        let applied = last.map_or_else(|| self.writer.head().applied.clone(), Delivery::applied);
-        if !batch.records.is_empty() {
-            self.writer.append(&batch.records, applied).await?;
-            self.lane.committed.send_replace(self.writer.head().position);
-        } else if applied != self.writer.head().applied {
-            self.writer.advance(applied).await?;
+    async fn commit(&mut self, messages: Vec<Message>, batch: Batch) -> Result<(), StoreError> {
+        let applied = messages.iter().rev().find_map(Message::applied);
+        let applied = applied.unwrap_or_else(|| self.head.applied.clone());
+        if let Some(last) = batch.records.last() {
+            let (position, hash, lane_time) = (last.event.position, last.hash, last.event.time);
+            self.head = Head { position, hash, lane_time, ..self.head.clone() };
+        }
+        self.head.applied = applied.clone();
+        let (records, evidence) = (Arc::clone(&batch.records), batch.evidence.clone());
+        self.committer.append(Append { records, evidence, applied: applied.clone() }).await?;
+        self.flights.push_back(Flight { messages, batch, applied });
+        Ok(())
+    }
+
+    /// Waits until nothing is on its way.
+    async fn land_all(&mut self) -> Result<(), StoreError> {
+        while !self.flights.is_empty() {
+            let ended = self.committer.ended().await?;
+            self.land(ended).await?;
         }
         Ok(())
     }
 
-    fn report(&mut self, batch: &Batch, entries: &[Entry<'_>]) {
-        for entry in entries {
-            if let (Asked::Silent(reason), Some(delivery)) = (&entry.asked, entry.delivery) {
-                self.refused.silent(*reason, delivery);
+    /// The commit of the oldest batch on its way has ended.
+    async fn land(&mut self, ended: Ended) -> Result<(), StoreError> {
+        let flight = self.flights.pop_front().expect("what ended was on its way");
+        match ended {
+            Ended::Committed => self.landed(flight).await,
+            Ended::Failed(error @ StoreError::Content { .. }) => {
+                let commands = flight.messages.len();
+                tracing::warn!(%error, commands, "a batch was refused; looking for the command at fault");
+                let dropped = self.drop_flights().await?;
+                self.settle(flight.messages).await?;
+                for messages in dropped {
+                    self.settle(messages).await?;
+                }
+                Ok(())
             }
-        }
-        if !batch.records.is_empty() {
-            metrics::counter!("holdfast_events_total").increment(batch.records.len() as u64);
-            metrics::counter!("holdfast_commits_total").increment(1);
+            Ended::Failed(error) => Err(error),
+            Ended::Skipped | Ended::GoesOn(_) => {
+                Err(StoreError::Inconsistent("commits ended out of order".to_owned()))
+            }
         }
     }
 
-    /// The outcomes of a batch that is committed.
-    async fn answers(&mut self, batch: &Batch, entries: &[Entry<'_>]) -> Result<Vec<Answer>, StoreError> {
+    /// Drops what was decided on top of a commit that failed; answers what it was decided from.
+    async fn drop_flights(&mut self) -> Result<Vec<Vec<Message>>, StoreError> {
+        let mut dropped = Vec::new();
+        while let Some(flight) = self.flights.pop_front() {
+            let Ended::Skipped = self.committer.ended().await? else {
+                return Err(StoreError::Inconsistent("a commit followed one that failed".to_owned()));
+            };
+            dropped.push(flight.messages);
+        }
+        self.read_anew().await?;
+        Ok(dropped)
+    }
+
+    /// Decides and commits `messages` by themselves; when the content is refused, finds the command at
+    /// fault.
+    async fn settle(&mut self, messages: Vec<Message>) -> Result<(), StoreError> {
+        let mut parts = vec![messages];
+        while let Some(part) = parts.pop() {
+            let Some((mut part, _)) = self.try_alone(part, Mode::Normal).await? else { continue };
+            match halve(&mut part) {
+                Some(second) => parts.extend([second, part]),
+                None => self.retry(part).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The second try of a command alone; failing again, it is set aside.
+    async fn retry(&mut self, single: Vec<Message>) -> Result<(), StoreError> {
+        let Some((part, error)) = self.try_alone(single, Mode::Normal).await? else { return Ok(()) };
+        for message in &part {
+            match &message.source {
+                Source::Stream(delivery) => self.refused.quarantined(&error.to_string(), delivery),
+                Source::Expiry((account, hold)) => self.refused.stuck(&error.to_string(), account, *hold),
+            }
+        }
+        match self.try_alone(part, Mode::Quarantine).await? {
+            None => Ok(()),
+            Some((_, error)) => Err(error),
+        }
+    }
+
+    /// Decides and commits a batch while nothing else is on its way. When its content is refused it
+    /// is given back, with memory as if it had never been.
+    async fn try_alone(
+        &mut self,
+        messages: Vec<Message>,
+        mode: Mode,
+    ) -> Result<Option<(Vec<Message>, StoreError)>, StoreError> {
+        let batch = match self.decide(&messages, mode).await {
+            Ok(batch) => batch,
+            Err(error @ StoreError::Content { .. }) => {
+                self.read_anew().await?;
+                return Ok(Some((messages, error)));
+            }
+            Err(error) => return Err(error),
+        };
+        self.commit(messages, batch).await?;
+        let ended = self.committer.ended().await?;
+        let flight = self.flights.pop_front().expect("just sent on its way");
+        match ended {
+            Ended::Committed => self.landed(flight).await.map(|()| None),
+            Ended::Failed(error @ StoreError::Content { .. }) => {
+                self.read_anew().await?;
+                Ok(Some((flight.messages, error)))
+            }
+            Ended::Failed(error) => Err(error),
+            Ended::Skipped | Ended::GoesOn(_) => {
+                Err(StoreError::Inconsistent("commits ended out of order".to_owned()))
+            }
+        }
+    }
+
+    /// Drops the memory that a refused batch has changed, and reads what the log says.
+    async fn read_anew(&mut self) -> Result<(), StoreError> {
+        self.head = self.committer.go_on().await?;
+        let (partition, accounts_max) = (self.head.partition, self.lane.config.accounts_max);
+        let read = Memory::take_over(&mut self.reader, partition, accounts_max);
+        self.memory = within(BEGIN_WITHIN, read).await?;
+        Ok(())
+    }
+
+    /// A batch is committed: those who wait for it are told.
+    async fn landed(&mut self, flight: Flight) -> Result<(), StoreError> {
+        let Flight { messages, batch, applied } = flight;
+        self.applied = applied;
+        if let Some(last) = batch.records.last() {
+            self.lane.recent.push(Arc::clone(&batch.records));
+            self.lane.committed.send_replace(last.event.position);
+            metrics::counter!("holdfast_events_total").increment(batch.records.len() as u64);
+            metrics::counter!("holdfast_commits_total").increment(1);
+        }
+        for message in &messages {
+            if let ([Asked::Silent(reason)], Some(delivery)) = (message.asks.as_slice(), message.delivery()) {
+                self.refused.silent(*reason, delivery);
+            }
+        }
         let waited = |verdict: &Verdict| match verdict {
             Verdict::At(position) => Some(*position),
             _ => None,
         };
-        let positions: Vec<_> = batch.verdicts.iter().filter_map(waited).collect();
-        let partition = self.writer.head().partition;
-        let rows = lookup::positions(self.writer.connection(), partition, &positions).await?;
-        let mut answers = Vec::with_capacity(entries.len());
-        for (entry, verdict) in entries.iter().zip(&batch.verdicts) {
-            let (Some(reply), Some((id, account, fingerprint))) = (&entry.reply, entry.asked.names()) else {
-                continue;
-            };
-            let outcome = match verdict {
-                Verdict::Nothing => continue,
-                Verdict::Refused(refusal) => Outcome::refused(id, account, refusal),
-                Verdict::Recorded(index) => Outcome::of_event(id, &batch.records[*index].event, false),
-                Verdict::RepeatOf(index) => Outcome::of_event(id, &batch.records[*index].event, true),
-                Verdict::Replayed(event) => Outcome::of_event(id, event, true),
-                Verdict::At(position) => match rows.get(position) {
-                    Some(row) => Outcome::of_event(id, &row.event, true),
-                    None => return Err(StoreError::Inconsistent(format!("there is no event at {position}"))),
-                },
-            };
-            answers.push(Answer::new(reply, fingerprint, &outcome));
-        }
-        Ok(answers)
+        let positions: Vec<Position> = batch.verdicts.iter().filter_map(waited).collect();
+        let rows = lookup::positions(&mut self.reader, self.head.partition, &positions);
+        let rows = within(READ_WITHIN, rows).await?;
+        self.answers.tell(Decided { messages, batch, rows }).await;
+        Ok(())
     }
 
     fn trim(&mut self) {
         self.trim_at = Instant::now() + TRIM_EVERY;
-        let applied = self.writer.head().applied.clone();
+        let applied = self.applied.clone();
         tokio::spawn(trim(self.lane.streams.clone(), applied, self.lane.config.keep, self.lane.clock.now()));
+    }
+}
+
+/// The second half of a batch, which leaves `part` with the first; none when it is one command.
+fn halve(part: &mut Vec<Message>) -> Option<Vec<Message>> {
+    match part.as_mut_slice() {
+        [single] => single.split().map(|second| vec![second]),
+        _ => Some(part.split_off(part.len() / 2)),
     }
 }

@@ -66,12 +66,11 @@ pub(crate) async fn run_replay(args: ReplayArgs, output: Output) -> Result<Exit>
 
 fn show_replay(folded: &Folded, differences: Option<&[String]>, output: Output) -> Result<()> {
     let balance = |asset: holdfast_core::Asset| -> Value {
-        let code = asset.to_string();
         let books = Book::ALL
-            .map(|book| (book.as_str().to_owned(), Value::from(whole(asset, folded.book(&code, book)))));
-        json!({ "books": serde_json::Map::from_iter(books), "sum": whole(asset, folded.trial_balance(&code)) })
+            .map(|book| (book.as_str().to_owned(), Value::from(whole(asset, folded.book(asset, book)))));
+        json!({ "books": serde_json::Map::from_iter(books), "sum": whole(asset, folded.trial_balance(asset)) })
     };
-    let assets = folded.assets();
+    let assets: Vec<holdfast_core::Asset> = folded.assets().collect();
     if output == Output::Json {
         let trial: serde_json::Map<String, Value> =
             assets.iter().map(|asset| (asset.code().to_owned(), balance(*asset))).collect();
@@ -84,10 +83,10 @@ fn show_replay(folded: &Folded, differences: Option<&[String]>, output: Output) 
     let mut table = output::table(&["book", "asset", "balance"]);
     for asset in assets {
         for book in Book::ALL {
-            let units = folded.book(&asset.to_string(), book);
+            let units = folded.book(asset, book);
             table.add_row([book.as_str(), asset.code(), &whole(asset, units)]);
         }
-        table.add_row(["sum", asset.code(), &whole(asset, folded.trial_balance(&asset.to_string()))]);
+        table.add_row(["sum", asset.code(), &whole(asset, folded.trial_balance(asset))]);
     }
     let accounts = folded.accounts().count();
     let equal = match differences {

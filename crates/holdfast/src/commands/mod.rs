@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod doctor;
@@ -65,6 +66,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Serve(args) => serve::run(*args, cli.output).await,
         Command::Dev(args) => dev::run(args, cli.output).await,
         Command::Demo(args) => demo::run(args, cli.output).await,
+        Command::Bench(args) => bench::run(args, cli.output).await,
         Command::Migrate(args) => serve::migrate(&args).await,
         Command::Doctor(args) => doctor::run(*args, cli.output).await,
         Command::Balance(args) => look::balance(args, cli.output).await,

@@ -200,11 +200,10 @@ async fn show_balances(connection: &mut sqlx::PgConnection, output: Output) -> R
 }
 
 fn show_books(folded: &Folded, output: Output) -> Result<()> {
-    let code = Asset::USD.to_string();
     let mut table = output::table(&["book", "balance"]);
     for book in Book::ALL {
-        table.add_row([book.as_str().to_owned(), finance::whole(Asset::USD, folded.book(&code, book))]);
+        table.add_row([book.as_str().to_owned(), finance::whole(Asset::USD, folded.book(Asset::USD, book))]);
     }
-    table.add_row(["sum", &finance::whole(Asset::USD, folded.trial_balance(&code))]);
+    table.add_row(["sum", &finance::whole(Asset::USD, folded.trial_balance(Asset::USD))]);
     output::narrate(output, &format!("trial balance\n{table}"))
 }

@@ -1,0 +1,206 @@
+//! What the generator asks for: the life of holds on many accounts, and the books it keeps itself.
+
+use holdfast_core::Units;
+use uuid::Uuid;
+
+/// What each account is given at first, in units: 1,000 USD at scale 9, so that no ordinary reserve
+/// is ever refused.
+pub(crate) const FUNDS: Units = 1_000_000_000_000;
+/// What no account has.
+const TOO_MUCH: Units = 1_000_000 * FUNDS;
+
+/// Which account a life is lived on.
+pub(crate) enum Pick {
+    /// Account `n` as often as 1/(n+1) says: Zipf's law with exponent 1.
+    Zipf(Vec<f64>),
+    /// Each as often as any other.
+    Uniform(usize),
+    /// Always this one.
+    One(usize),
+}
+
+impl Pick {
+    /// Zipf's law over `accounts`.
+    pub(crate) fn zipf(accounts: usize) -> Self {
+        let mut sum = 0.0;
+        let cumulative = (1..=accounts).map(|rank| {
+            sum += 1.0 / crate::processes::approximate(rank);
+            sum
+        });
+        Pick::Zipf(cumulative.collect())
+    }
+
+    pub(crate) fn account(&self, random: &mut fastrand::Rng) -> usize {
+        match self {
+            Pick::Zipf(cumulative) => {
+                let end = cumulative.last().copied().unwrap_or(0.0);
+                let at = random.f64() * end;
+                cumulative.partition_point(|sum| *sum < at).min(cumulative.len() - 1)
+            }
+            Pick::Uniform(accounts) => random.usize(..*accounts),
+            Pick::One(account) => *account,
+        }
+    }
+}
+
+/// The name of an account.
+pub(crate) fn name(account: usize) -> String {
+    format!("user-{account}")
+}
+
+/// A hold's life, as planned.
+#[derive(Debug, Clone)]
+pub(crate) struct Life {
+    pub(crate) account: usize,
+    pub(crate) hold: Uuid,
+    amount: Units,
+    plan: Plan,
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    /// Asks for more than there is.
+    Refused,
+    Released,
+    Captured(Units),
+    /// In two parts.
+    InParts(Units, Units),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    Reserve,
+    Part,
+    End,
+}
+
+/// What is asked next.
+pub(crate) struct Asked {
+    pub(crate) verb: holdfast_core::Verb,
+    pub(crate) body: String,
+}
+
+impl Life {
+    /// A new life. Of 100, 3 are refused, 10 released, 10 captured in two parts, the rest at once.
+    pub(crate) fn new(pick: &Pick, random: &mut fastrand::Rng) -> Self {
+        let amount = random.i64(1_000_000..50_000_000);
+        let used = random.i64(1..=amount);
+        let plan = match random.u8(..100) {
+            0..3 => Plan::Refused,
+            3..13 => Plan::Released,
+            13..23 => Plan::InParts(used / 2, used - used / 2),
+            _ => Plan::Captured(used),
+        };
+        let account = pick.account(random);
+        Life { account, hold: Uuid::now_v7(), amount, plan, step: Step::Reserve }
+    }
+
+    /// A life that ends with its reserve: a hold that stays open.
+    pub(crate) fn open(account: usize, amount: Units) -> Self {
+        Life { account, hold: Uuid::now_v7(), amount, plan: Plan::Released, step: Step::Reserve }
+    }
+
+    /// Gives its hold an id of version 4.
+    pub(crate) fn with_random_id(mut self) -> Self {
+        self.hold = Uuid::new_v4();
+        self
+    }
+
+    /// The command that is due.
+    pub(crate) fn asks(&self) -> Asked {
+        use holdfast_core::Verb;
+        let hold = self.hold;
+        let (verb, body) = match (self.step, self.plan) {
+            (Step::Reserve, Plan::Refused) => {
+                (Verb::Reserve, format!(r#"{{"amount":"{}"}}"#, decimal(TOO_MUCH)))
+            }
+            (Step::Reserve, _) => (Verb::Reserve, format!(r#"{{"amount":"{}"}}"#, decimal(self.amount))),
+            (Step::Part, Plan::InParts(first, _)) => {
+                (Verb::Capture, format!(r#"{{"hold":"{hold}","amount":"{}","final":false}}"#, decimal(first)))
+            }
+            (_, Plan::InParts(_, amount) | Plan::Captured(amount)) => {
+                (Verb::Capture, format!(r#"{{"hold":"{hold}","amount":"{}"}}"#, decimal(amount)))
+            }
+            (_, Plan::Released | Plan::Refused) => (Verb::Release, format!(r#"{{"hold":"{hold}"}}"#)),
+        };
+        Asked { verb, body }
+    }
+
+    /// What the ledger must have answered: the kind of the event.
+    pub(crate) fn expects(&self) -> &'static str {
+        match (self.step, self.plan) {
+            (Step::Reserve, Plan::Refused) => "rejected",
+            (Step::Reserve, _) => "reserved",
+            (_, Plan::Released | Plan::Refused) => "released",
+            _ => "captured",
+        }
+    }
+
+    /// The step was carried out: it is booked, and the next is due; false when life is over.
+    pub(crate) fn advance(&mut self, books: &mut Books) -> bool {
+        let balance = books.balance(self.account);
+        match (self.step, self.plan) {
+            (Step::Reserve, Plan::Refused) => return false,
+            (Step::Reserve, Plan::InParts(first, _)) => {
+                balance.held += self.amount;
+                self.step = if first > 0 { Step::Part } else { Step::End };
+            }
+            (Step::Reserve, _) => {
+                balance.held += self.amount;
+                self.step = Step::End;
+            }
+            (Step::Part, Plan::InParts(first, _)) => {
+                balance.posted -= first;
+                balance.held -= first;
+                self.amount -= first;
+                self.step = Step::End;
+            }
+            (_, Plan::InParts(_, amount) | Plan::Captured(amount)) => {
+                balance.posted -= amount;
+                balance.held -= self.amount;
+                return false;
+            }
+            (_, Plan::Released | Plan::Refused) => {
+                balance.held -= self.amount;
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Units as the decimal text of a body: all accounts are kept in USD, of scale 9.
+pub(crate) fn decimal(units: Units) -> String {
+    format!("{}.{:09}", units / 1_000_000_000, units % 1_000_000_000)
+}
+
+/// What one account has, by what the ledger has acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Balance {
+    pub(crate) posted: Units,
+    pub(crate) held: Units,
+}
+
+/// The generator's own books, by account.
+#[derive(Debug, Default)]
+pub(crate) struct Books(Vec<Balance>);
+
+impl Books {
+    pub(crate) fn balance(&mut self, account: usize) -> &mut Balance {
+        if self.0.len() <= account {
+            self.0.resize(account + 1, Balance::default());
+        }
+        &mut self.0[account]
+    }
+
+    /// How many accounts there are.
+    pub(crate) fn accounts(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Every account with what it has.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (String, Balance)> {
+        self.0.iter().enumerate().map(|(account, balance)| (name(account), *balance))
+    }
+}

@@ -1,0 +1,138 @@
+//! What a fold knows without asking: the accounts of its last steps, with their open holds.
+//!
+//! **Correctness.** Whoever folds is the only one who writes the tables, as long as they stand where
+//! its last step left them; [`Cache::at`] says where that is. In any doubt everything is forgotten.
+
+use std::collections::{BTreeSet, HashMap};
+
+use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position};
+use holdfast_store::StoreError;
+use holdfast_store::recent::Run;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+
+use crate::rows;
+use crate::tables::Tables;
+
+/// How many accounts are remembered: enough for those that a busy hour is about, some 30 MB.
+const ACCOUNTS_MAX: usize = 100_000;
+
+/// Accounts as of [`Cache::at`], each with all its open holds.
+#[derive(Default)]
+pub(crate) struct Cache {
+    at: Option<Position>,
+    pub(crate) accounts: HashMap<AccountId, Option<Account>>,
+}
+
+impl Cache {
+    /// Forgets everything unless it is as of `checkpoint`, or when it has become too much.
+    pub(crate) fn begin(&mut self, checkpoint: Position) {
+        if self.at.take() != Some(checkpoint) || self.accounts.len() > ACCOUNTS_MAX {
+            self.accounts.clear();
+        }
+    }
+
+    /// What is remembered is committed and stands at `checkpoint`.
+    pub(crate) fn commit(&mut self, checkpoint: Position) {
+        self.at = Some(checkpoint);
+    }
+
+    /// Loads what the events of `run` are about and is not remembered.
+    pub(crate) async fn load(
+        &mut self,
+        connection: &mut PgConnection,
+        tables: Tables,
+        partition: i16,
+        run: &Run,
+    ) -> Result<(), StoreError> {
+        let accounts = run.iter().map(|followed| &followed.event.account);
+        let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.accounts.contains_key(*id)).collect();
+        if !missing.is_empty() {
+            self.load_accounts(connection, tables, partition, &missing).await?;
+        }
+        let named = run.iter().filter_map(|followed| self.unknown_hold(followed.event));
+        let missing: BTreeSet<(AccountId, HoldId)> = named.collect();
+        if !missing.is_empty() {
+            self.load_holds(connection, tables, partition, &missing).await?;
+        }
+        Ok(())
+    }
+
+    /// The hold that `event` changes, when it is neither open nor new: one that has ended.
+    fn unknown_hold(&self, event: &Event) -> Option<(AccountId, HoldId)> {
+        if !matches!(event.fact, Fact::CapturedLate { .. }) {
+            return None;
+        }
+        let hold = event.fact.hold()?;
+        let known = self.accounts.get(&event.account)?.as_ref()?.holds.contains_key(&hold);
+        (!known).then(|| (event.account.clone(), hold))
+    }
+
+    async fn load_accounts(
+        &mut self,
+        connection: &mut PgConnection,
+        tables: Tables,
+        partition: i16,
+        missing: &BTreeSet<&AccountId>,
+    ) -> Result<(), StoreError> {
+        let names: Vec<&[u8]> = missing.iter().map(|id| id.as_str().as_bytes()).collect();
+        let sql = format!(
+            "SELECT {} FROM UNNEST($2::bytea[]) AS n (account) CROSS JOIN LATERAL (
+                 SELECT * FROM {}.account WHERE partition = $1 AND account = n.account LIMIT 1
+             ) a",
+            rows::ACCOUNT,
+            tables.schema()
+        );
+        let found = sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(&names).fetch_all(&mut *connection);
+        for row in found.await? {
+            let account = rows::account(&row)?;
+            self.accounts.insert(account.id.clone(), Some(account));
+        }
+        let sql = format!(
+            "SELECT {} FROM UNNEST($2::bytea[]) AS n (account) CROSS JOIN LATERAL (
+                 SELECT * FROM {}.hold WHERE partition = $1 AND account = n.account AND status = 'open' OFFSET 0
+             ) h",
+            rows::HOLD,
+            tables.schema()
+        );
+        let found = sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(names).fetch_all(connection);
+        self.add_holds(&found.await?)?;
+        for id in missing {
+            self.accounts.entry((*id).clone()).or_default();
+        }
+        Ok(())
+    }
+
+    async fn load_holds(
+        &mut self,
+        connection: &mut PgConnection,
+        tables: Tables,
+        partition: i16,
+        missing: &BTreeSet<(AccountId, HoldId)>,
+    ) -> Result<(), StoreError> {
+        let (owners, ids): (Vec<&[u8]>, Vec<HoldId>) =
+            missing.iter().map(|(account, hold)| (account.as_str().as_bytes(), *hold)).unzip();
+        let sql = format!(
+            "SELECT {} FROM UNNEST($2::bytea[], $3::uuid[]) AS n (account, hold) CROSS JOIN LATERAL (
+                 SELECT * FROM {}.hold WHERE partition = $1 AND hold = n.hold AND account = n.account LIMIT 1
+             ) h",
+            rows::HOLD,
+            tables.schema()
+        );
+        let found =
+            sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(owners).bind(ids).fetch_all(connection);
+        self.add_holds(&found.await?)
+    }
+
+    fn add_holds(&mut self, found: &[sqlx::postgres::PgRow]) -> Result<(), StoreError> {
+        for row in found {
+            let owner = rows::account_id(row.try_get("account")?)?;
+            let account = self.accounts.get_mut(&owner).and_then(Option::as_mut).ok_or_else(|| {
+                StoreError::Inconsistent(format!(
+                    "a hold of account {owner:?} is projected, the account is not"
+                ))
+            })?;
+            account.holds.insert(row.try_get("hold")?, rows::hold(row)?);
+        }
+        Ok(())
+    }
+}
