@@ -1,7 +1,7 @@
 -- Appending by COPY, and batches.
 --
--- Locks: adds a trigger to ledger_event and a column to ledger_head, exclusively. Takes as long as
--- reading the log once.
+-- Locks: adds a trigger to ledger_event and columns to ledger_head, exclusively. Takes milliseconds. The
+-- next take-over reads the log once, where there is one already, for the ids in it.
 
 -- The envelope of a batch stands here once; its events keep its digest in `envelope`.
 CREATE TABLE ledger_evidence (
@@ -19,14 +19,11 @@ GRANT SELECT, INSERT ON ledger_evidence TO holdfast_writer;
 GRANT SELECT ON ledger_evidence TO holdfast_projector, holdfast_reader;
 
 -- The latest time, in Unix milliseconds, that any id of version 7 in the log carries, of commands and
--- of holds. An id that carries a later one was never decided, and need not be looked up. Reads the log
--- once, where there is one already.
-ALTER TABLE ledger_head ADD COLUMN latest_id_ms bigint NOT NULL DEFAULT 0;
-UPDATE ledger_head h SET latest_id_ms = coalesce((
-    SELECT max(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint)
-    FROM ledger_event e CROSS JOIN LATERAL (VALUES (e.command_id), (e.hold)) AS ids (id)
-    WHERE e.partition = h.partition AND substr(id::text, 15, 1) = '7'
-), 0);
+-- of holds. An id that carries a later one was never decided, and need not be looked up.
+-- It is true up to `latest_id_position`: a writer of an earlier version moves neither, and whoever takes
+-- over after it looks at what it appended.
+ALTER TABLE ledger_head ADD COLUMN latest_id_ms bigint NOT NULL DEFAULT 0,
+                        ADD COLUMN latest_id_position bigint NOT NULL DEFAULT 0;
 
 -- COPY cannot select from the row of ledger_head that was moved, as the single statement does. So the
 -- database checks after every statement that no log reaches beyond its head: whoever appends has moved

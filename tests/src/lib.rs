@@ -3,10 +3,12 @@
 //! Each test has a [`Tenant`] of its own; the binary under test is the one that
 //! `cargo test --workspace` built.
 
+pub mod batch;
 pub mod books;
 pub mod http;
 pub mod load;
 pub mod tools;
+pub mod work;
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -36,3 +36,11 @@ pub fn python() -> Result<Option<PathBuf>> {
         _ => missing("python3 with pip", "tests/python/wire.py"),
     }
 }
+
+/// Valgrind, which counts instructions.
+pub fn valgrind() -> Result<Option<PathBuf>> {
+    match Command::new("valgrind").arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(Some("valgrind".into())),
+        _ => missing("valgrind", "the instructions of a command are not counted"),
+    }
+}

@@ -1,17 +1,16 @@
 //! The log, folded: every account with every hold, and the books.
 
-use std::collections::HashMap;
-
 use holdfast_core::books::{Book, Postings, postings};
 use holdfast_core::evolve::FoldError;
 use holdfast_core::{Account, AccountId, Asset, Event, Position, evolve};
+use holdfast_store::Map;
 
 /// What the log says, up to a position.
 #[derive(Debug, Default)]
 pub struct Folded {
     /// The last event folded.
     pub position: Position,
-    accounts: HashMap<AccountId, Option<Account>>,
+    accounts: Map<AccountId, Option<Account>>,
     books: Vec<(Asset, [i128; Book::ALL.len()])>,
 }
 

@@ -6,6 +6,7 @@ use holdfast_core::evolve::FoldError;
 use holdfast_projector::load;
 use holdfast_store::{Row, StoreError, copy};
 use sqlx::PgConnection;
+use tokio::sync::mpsc;
 
 use crate::folded::Folded;
 
@@ -20,44 +21,74 @@ pub enum ReplayError {
     Fold(#[from] FoldError),
 }
 
-/// Reads the log in order up to `to`, giving each run of rows to `visit`.
+/// So many decoded runs may wait to be visited.
+const RUNS_AHEAD: usize = 4;
+
+/// Reads the log in order up to `to`, giving each run of rows to `visit`; reading and decoding go on
+/// meanwhile. The connection is given back when it can be used again.
 pub async fn runs<E: From<StoreError>>(
-    connection: &mut PgConnection,
+    connection: PgConnection,
     partition: i16,
     to: Position,
     mut visit: impl FnMut(&[Row]) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut runs = copy::runs(connection, partition, Position::default(), to).await?;
+) -> (Result<PgConnection, StoreError>, Result<(), E>) {
+    let (sender, mut waiting) = mpsc::channel(RUNS_AHEAD);
+    let reading = tokio::spawn(read(connection, partition, to, sender));
     let mut visited = Ok(());
-    // The connection is of use again only when everything that it sends has been taken.
-    while let Some(run) = runs.next().await {
+    // What comes after a failure is taken and left alone.
+    while let Some(run) = waiting.recv().await {
         if visited.is_ok() {
-            let (rows, unreadable) = run?;
-            visited = visit(&rows).and(unreadable.map_or(Ok(()), |error| Err(error.into())));
+            visited = run.map_err(E::from).and_then(|(rows, unreadable)| {
+                visit(&rows)?;
+                unreadable.map_or(Ok(()), |error| Err(error.into()))
+            });
         }
     }
-    visited
+    let broken = |_| StoreError::Inconsistent("reading the log was broken off".to_owned());
+    (reading.await.map_err(broken), visited)
 }
 
-/// Folds the log up to `to`, or up to where the projections are.
+async fn read(
+    mut connection: PgConnection,
+    partition: i16,
+    to: Position,
+    runs: mpsc::Sender<Result<copy::Run, StoreError>>,
+) -> PgConnection {
+    match copy::runs(&mut connection, partition, Position::default(), to).await {
+        Ok(mut stream) => {
+            while let Some(run) = stream.next().await {
+                if runs.send(run).await.is_err() {
+                    break;
+                }
+            }
+        }
+        Err(error) => {
+            let _ = runs.send(Err(error)).await;
+        }
+    }
+    connection
+}
+
+/// Folds the log up to `to`, or up to where the projections are, and gives the connection back.
 pub async fn replay(
-    connection: &mut PgConnection,
+    mut connection: PgConnection,
     partition: i16,
     to: Option<Position>,
     mut progress: impl FnMut(Position, Position),
-) -> Result<Folded, ReplayError> {
+) -> Result<(PgConnection, Folded), ReplayError> {
     let to = match to {
         Some(to) => to,
-        None => load::checkpoint(connection, partition).await?,
+        None => load::checkpoint(&mut connection, partition).await?,
     };
     let mut folded = Folded::default();
-    runs(connection, partition, to, |rows| -> Result<(), ReplayError> {
+    let (connection, visited) = runs(connection, partition, to, |rows| -> Result<(), ReplayError> {
         for row in rows {
             folded.apply(&row.event)?;
         }
         progress(folded.position, to);
         Ok(())
     })
-    .await?;
-    Ok(folded)
+    .await;
+    visited?;
+    Ok((connection?, folded))
 }

@@ -65,28 +65,20 @@ impl From<StoreError> for Stop {
 
 /// Checks the log of `partition` and what was made of it, as of one moment.
 pub async fn verify(
-    connection: &mut PgConnection,
-    partition: i16,
-    options: Options<'_>,
-    progress: impl FnMut(Position, Position),
-) -> Result<Report, StoreError> {
-    sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *connection).await?;
-    let report = verify_snapshot(connection, partition, options, progress).await;
-    sqlx::query("COMMIT").execute(connection).await?;
-    report
-}
-
-async fn verify_snapshot(
-    connection: &mut PgConnection,
+    mut connection: PgConnection,
     partition: i16,
     options: Options<'_>,
     mut progress: impl FnMut(Position, Position),
 ) -> Result<Report, StoreError> {
-    let head = head::read(connection, partition).await?;
-    let checkpoint = holdfast_projector::load::checkpoint(connection, partition).await?;
+    sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut connection).await?;
+    let head = head::read(&mut connection, partition).await?;
+    let checkpoint = holdfast_projector::load::checkpoint(&mut connection, partition).await?;
     let mut walk = Walk::new(options);
-    let end = last_position(connection, partition).await?.max(head.position);
-    let walked = runs(connection, partition, end, |rows| {
+    if let Some(signatures) = &mut walk.signatures {
+        signatures.read_batches(&mut connection, partition).await?;
+    }
+    let end = last_position(&mut connection, partition).await?.max(head.position);
+    let (connection, walked) = runs(connection, partition, end, |rows| {
         for row in rows {
             walk.check(row, row.event.position <= checkpoint)?;
         }
@@ -94,6 +86,7 @@ async fn verify_snapshot(
         Ok(())
     })
     .await;
+    let mut connection = connection?;
     match walked {
         Err(Stop::Found(finding)) => return Ok(walk.report(vec![finding])),
         Err(Stop::Store(StoreError::Log(error))) => {
@@ -109,8 +102,8 @@ async fn verify_snapshot(
         Ok(()) => {}
     }
     let mut findings = walk.ends_at(&head);
-    findings.extend(references(connection, partition).await?);
-    findings.extend(balances(connection, partition, &walk.folded, checkpoint).await?);
+    findings.extend(references(&mut connection, partition).await?);
+    findings.extend(balances(&mut connection, partition, &walk.folded, checkpoint).await?);
     Ok(walk.report(findings))
 }
 

@@ -15,7 +15,7 @@ use crate::workload::{Books, FUNDS, Life, Pick, decimal, name};
 /// Commands in one envelope, some 100 kB.
 pub(crate) const MEMBERS: usize = 500;
 /// Envelopes on their way at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 /// Without any outcome for this long, everything that waits is published again.
 const STALLED: Duration = Duration::from_secs(10);
 const STALLED_MAX: u32 = 6;

@@ -26,7 +26,7 @@ pub(crate) async fn measure(deployment: &Deployment) -> Result<Figures> {
     let copied = begun.elapsed().as_secs_f64();
     let processes = deployment.processes();
     let (before, begun) = (processes.cpu(), Instant::now());
-    let folded = replay(&mut connection, PARTITION, None, |_, _| {}).await?;
+    let (_, folded) = replay(connection, PARTITION, None, |_, _| {}).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let events = usize::try_from(folded.position.0)?;
     Ok(Figures::new()

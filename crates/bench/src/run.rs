@@ -177,7 +177,9 @@ impl<P: FnMut(&str)> Run<P> {
 
     async fn bus(&mut self, measure: Measure, pick: &Pick) -> Result<()> {
         self.begin(measure);
-        let figures = self.load(pick, false).await?;
+        let size = self.options.size;
+        let commands = if measure == Measure::Bus { size.bus_commands() } else { size.compared_commands() };
+        let figures = self.load(pick, commands, false).await?;
         self.keep(measure, figures);
         Ok(())
     }
@@ -186,20 +188,21 @@ impl<P: FnMut(&str)> Run<P> {
     /// that has seen both favours neither.
     async fn bus_with_random_ids(&mut self) -> Result<()> {
         (self.progress)("bus with ids of version 4");
-        let random = self.load(&Pick::zipf(self.options.size.accounts()), true).await?;
+        let size = self.options.size;
+        let random = self.load(&Pick::zipf(size.accounts()), size.compared_commands(), true).await?;
         let figures = self.report.figures.entry(Measure::Bus).or_default();
         *figures = std::mem::take(figures).detail("uuid_v4", json!(random.all()));
         Ok(())
     }
 
     /// Commands through the bus until projector and relay have caught up.
-    async fn load(&mut self, pick: &Pick, random_ids: bool) -> Result<Figures> {
+    async fn load(&mut self, pick: &Pick, commands: usize, random_ids: bool) -> Result<Figures> {
         let bus = self.bus.as_mut().context("opened")?;
         let processes = self.deployment.processes();
         let mut observer = self.deployment.connection().await?;
         let mut before = processes.cpu();
         before.extend(backends(&mut observer).await?);
-        let load = Load { commands: self.options.size.bus_commands(), at_once: AT_ONCE, pick, random_ids };
+        let load = Load { commands, at_once: AT_ONCE, pick, random_ids };
         let mut done = Driver::new(bus, &mut self.books, &mut self.random).run(load).await?;
         let lag = self.deployment.caught_up().await?;
         let outcomes = done.elapsed;
@@ -263,7 +266,7 @@ impl<P: FnMut(&str)> Run<P> {
     /// The length of the log, and the pace of the bus there.
     async fn point(&mut self, pick: &Pick) -> Result<(usize, f64)> {
         let events = self.events().await?;
-        let figures = self.load(pick, false).await?;
+        let figures = self.load(pick, self.options.size.bus_commands(), false).await?;
         Ok((events, figures.number("commands_per_second").unwrap_or(0.0)))
     }
 
@@ -315,9 +318,9 @@ impl<P: FnMut(&str)> Run<P> {
     /// `verify`, and every balance against the generator's own books.
     async fn prove(&mut self) -> Result<()> {
         (self.progress)("verifying the log and comparing every balance");
+        let connection = self.deployment.connection().await?;
+        let report = verify::verify(connection, PARTITION, verify::Options::default(), |_, _| {}).await?;
         let mut connection = self.deployment.connection().await?;
-        let report =
-            verify::verify(&mut connection, PARTITION, verify::Options::default(), |_, _| {}).await?;
         let findings =
             report.findings.iter().map(|finding| format!("{}: {}", finding.check, finding.problem));
         self.report.problems.extend(findings);

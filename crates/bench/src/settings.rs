@@ -131,9 +131,14 @@ impl Size {
         self.pick(100_000, 100_000)
     }
 
-    /// Commands of `bus`, `uniform` and `hot`, each.
+    /// Commands of `bus`.
     pub(crate) fn bus_commands(self) -> usize {
         self.pick(120_000, 1_000_000)
+    }
+
+    /// Commands of `uniform`, of `hot`, and of `bus` with random ids, each.
+    pub(crate) fn compared_commands(self) -> usize {
+        self.pick(60_000, 1_000_000)
     }
 
     /// Commands of `store`, whose rows `floor` copies.
@@ -148,7 +153,7 @@ impl Size {
 
     /// Commands of `bulk`.
     pub(crate) fn bulk_commands(self) -> usize {
-        self.pick(300_000, 2_000_000)
+        self.pick(200_000, 2_000_000)
     }
 
     /// Commands of one caller, one at a time.
@@ -163,17 +168,17 @@ impl Size {
 
     /// Requests of `http`.
     pub(crate) fn http_requests(self) -> usize {
-        self.pick(20_000, 200_000)
+        self.pick(12_000, 200_000)
     }
 
     /// Accounts of `takeover` and `memory` in all.
     pub(crate) fn accounts_in_memory(self) -> usize {
-        self.pick(200_000, 1_000_000)
+        self.pick(150_000, 1_000_000)
     }
 
     /// Open holds of `takeover`.
     pub(crate) fn open_holds(self) -> usize {
-        self.pick(20_000, 100_000)
+        self.pick(15_000, 100_000)
     }
 
     /// Log lengths after which `scale` measures again.

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BusError, COMMANDS, connect, ensure_stream};
 use crate::health::Health;
-use crate::message::Message;
+use crate::message::Run;
 use crate::raw;
 
 /// How many messages one pull asks for: enough that batches grow with the load.
@@ -54,7 +54,7 @@ const BACKOFF: Duration = Duration::from_millis(250);
 /// The most messages of one run: a run shares the cost of handing it over.
 const RUN_MESSAGES: usize = 256;
 /// How many bytes of messages may be in the process at once, from here until their outcomes have left.
-const ROOM_BYTES: usize = 64 * 1024 * 1024;
+const ROOM_BYTES: usize = 32 * 1024 * 1024;
 
 /// The room for messages in the process.
 pub(crate) struct Room(Arc<Semaphore>);
@@ -115,7 +115,7 @@ fn digest(subject: &str, payload: &[u8], stored_nanos: i64) -> Vec<u8> {
 /// Feeds `queue` from the place `from` until told to stop.
 pub(crate) struct Intake {
     pub(crate) url: String,
-    pub(crate) queue: mpsc::Sender<Vec<Message>>,
+    pub(crate) queue: mpsc::Sender<Run>,
     /// Keys and rights; changes are taken up between runs.
     pub(crate) rules: watch::Receiver<Arc<Rules>>,
     pub(crate) room: Room,
@@ -244,8 +244,7 @@ impl Intake {
         }
         self.last = Some(last.clone());
         let rules = Arc::clone(&self.rules.borrow());
-        let read = run.into_iter().map(|delivery| Message::of_delivery(&rules, delivery)).collect();
-        self.queue.send(read).await.is_ok()
+        self.queue.send(Run::read(rules, run)).await.is_ok()
     }
 
     /// Hands over what comes from `start` on by another way than deliveries, which have failed again
@@ -305,11 +304,11 @@ pub(crate) async fn is_applied(client: &Client, applied: &Applied) -> Result<boo
 }
 
 /// How often the connection was made.
-fn connects(client: &Client) -> u64 {
+pub(crate) fn connects(client: &Client) -> u64 {
     client.statistics().connects.load(Ordering::Relaxed)
 }
 
-fn must_be_unbroken(client: &Client, before: u64) -> Result<(), BusError> {
+pub(crate) fn must_be_unbroken(client: &Client, before: u64) -> Result<(), BusError> {
     if connects(client) == before {
         return Ok(());
     }

@@ -19,6 +19,36 @@ use crate::intake::Delivery;
 /// A hold's key.
 pub(crate) type HoldKey = (AccountId, HoldId);
 
+/// Messages that came together, read by the rules that were in force then.
+pub(crate) struct Run {
+    rules: Arc<Rules>,
+    messages: Vec<Message>,
+}
+
+impl Run {
+    pub(crate) fn read(rules: Arc<Rules>, deliveries: Vec<Delivery>) -> Self {
+        let read = deliveries.into_iter().map(|delivery| Message::of_delivery(&rules, delivery));
+        Run { messages: read.collect(), rules }
+    }
+
+    pub(crate) fn commands(&self) -> usize {
+        self.messages.iter().map(|message| message.asks.len()).sum()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.messages.iter().filter_map(Message::delivery).map(|delivery| delivery.payload.len()).sum()
+    }
+
+    /// The messages by the rules that are in force now: a key that was revoked meanwhile must not be
+    /// believed because its messages were quick.
+    pub(crate) fn messages(self, rules: &Arc<Rules>) -> Vec<Message> {
+        if Arc::ptr_eq(&self.rules, rules) {
+            return self.messages;
+        }
+        self.messages.into_iter().map(|message| message.read_again(rules)).collect()
+    }
+}
+
 /// One message, or one hold's time, as read.
 pub(crate) struct Message {
     pub(crate) source: Source,
@@ -76,6 +106,13 @@ impl Message {
             }
         };
         Message { source: Source::Stream(delivery), asks, reply, envelope, finishes: true }
+    }
+
+    fn read_again(self, rules: &Rules) -> Self {
+        match self.source {
+            Source::Stream(delivery) => Message::of_delivery(rules, delivery),
+            Source::Expiry(key) => Message::of_expiry(key),
+        }
     }
 
     /// A hold whose time has come.

@@ -1,13 +1,14 @@
 //! The relay: publishes what was committed, so that the stream's sequence is the log's position.
 //!
-//! **Shape.** It wakes when the lane commits, reads the log after the stream's last sequence, and
-//! publishes in atomic batches.
+//! **Shape.** It wakes when the lane commits, takes what comes after the stream's last sequence, and
+//! publishes it in runs, of which the last message is acknowledged.
 //!
-//! **Correctness.** The stream itself says where to go on, so nothing is remembered elsewhere.
-//! Each batch expects that last sequence: a second relay, or a stranger's message, makes it fail
-//! whole. Before it publishes, the relay compares the chain hash of the stream's last message with
-//! the log's: another log (a restored backup) or a message that is not the ledger's stops it, until
-//! `holdfast relay rebuild` has made the stream anew. A lost or short stream is simply filled.
+//! **Correctness.** The stream itself says where to go on, so nothing is remembered elsewhere. Each
+//! message names the sequence that it expects the stream to end with: a second relay, a message that
+//! was lost on the way or a stranger's makes it and all that follow it fail, and the acknowledgement of
+//! the last with them. Before it publishes, the relay compares the chain hash of the stream's last
+//! message with the log's: another log (a restored backup) or a message that is not the ledger's stops
+//! it, until `holdfast relay rebuild` has made the stream anew. A lost or short stream is simply filled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BusError, EVENTS, ensure_stream};
 use crate::health::Health;
+use crate::intake::{connects, must_be_unbroken};
 
-/// The server takes at most a thousand messages in one atomic batch.
+/// How many messages may be on their way before one is acknowledged.
 const BATCH_EVENTS_MAX: usize = 1_000;
 /// What the stream must end with for a message to be stored.
 const EXPECTED: HeaderName = HeaderName::from_static("Nats-Expected-Last-Sequence");
@@ -96,10 +98,15 @@ impl Relay {
     async fn follow(&mut self) -> Result<std::convert::Infallible, RelayError> {
         let mut connection = connect(&self.database_url, Role::Reader).await?;
         let stream = ensure_stream(&self.client, EVENTS).await?;
+        let connects = connects(&self.client);
         let mut at = self.check(&mut connection, &stream).await?;
         loop {
+            // A server that was killed may have lost what it had acknowledged; the stream says what.
+            must_be_unbroken(&self.client, connects)?;
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
+            let committed = *self.committed.borrow();
+            self.recent.yield_to_lane(at, committed).await;
             let read = recent::after(&self.recent, &mut connection, self.partition, at, BATCH_EVENTS_MAX);
             let run = within(READ_WITHIN, read).await?;
             match run.last() {

@@ -3,11 +3,11 @@
 //! **Correctness.** Whoever folds is the only one who writes the tables, as long as they stand where
 //! its last step left them; [`Cache::at`] says where that is. In any doubt everything is forgotten.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position};
-use holdfast_store::StoreError;
 use holdfast_store::recent::Run;
+use holdfast_store::{Map, StoreError};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::rows;
@@ -20,7 +20,7 @@ const ACCOUNTS_MAX: usize = 100_000;
 #[derive(Default)]
 pub(crate) struct Cache {
     at: Option<Position>,
-    pub(crate) accounts: HashMap<AccountId, Option<Account>>,
+    pub(crate) accounts: Map<AccountId, Option<Account>>,
 }
 
 impl Cache {

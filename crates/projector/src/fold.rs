@@ -4,12 +4,11 @@
 //! the swap, and only if the checkpoint is still the one that was folded from: nothing is folded
 //! twice, however many projectors there are.
 
-use std::collections::HashMap;
-
 use holdfast_core::books::{Book, Postings, postings};
+use holdfast_core::chain::Hash;
 use holdfast_core::{AccountId, Asset, Event, Fact, HoldId, Position, evolve};
-use holdfast_store::StoreError;
 use holdfast_store::recent::{self, Recent, Run};
+use holdfast_store::{Map, StoreError, read};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::cache::Cache;
@@ -43,13 +42,15 @@ impl<'a> Folder<'a> {
         sqlx::query("BEGIN").execute(&mut *connection).await?;
         let result = self.write_unless_overtaken(connection, from, to, &changes).await;
         let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        sqlx::query(end).execute(connection).await?;
-        let at = result?;
-        if at == to {
-            self.forget_ended(&changes);
-            self.cache.commit(to);
+        sqlx::query(end).execute(&mut *connection).await?;
+        match result? {
+            Written::All => {
+                self.forget_ended(&changes);
+                self.cache.commit(to);
+                Ok(to)
+            }
+            Written::Nothing => self.checkpoint(connection).await,
         }
-        Ok(at)
     }
 
     /// The same inside a transaction that the caller has begun.
@@ -85,7 +86,7 @@ impl<'a> Folder<'a> {
     }
 
     fn changes(&mut self, run: &Run) -> Result<Changes, StoreError> {
-        let mut changes = Changes::default();
+        let mut changes = Changes { end: run.last_hash(), ..Changes::default() };
         for followed in run.iter() {
             let event = followed.event;
             let account = self.cache.accounts.entry(event.account.clone()).or_default();
@@ -98,16 +99,26 @@ impl<'a> Folder<'a> {
         Ok(changes)
     }
 
+    /// Writes, unless somebody else has folded meanwhile.
     async fn write_unless_overtaken(
         &self,
         connection: &mut PgConnection,
         from: Position,
         to: Position,
         changes: &Changes,
-    ) -> Result<Position, StoreError> {
+    ) -> Result<Written, StoreError> {
         sqlx::query(LOCK).execute(&mut *connection).await?;
-        let now = self.checkpoint(connection).await?;
-        if now == from { self.write(connection, to, changes).await.map(|()| to) } else { Ok(now) }
+        if self.checkpoint(connection).await? != from {
+            return Ok(Written::Nothing);
+        }
+        // What was folded from memory must be what the log says: it may have been set back to an older
+        // state since.
+        if read::hash(connection, self.partition, to).await? != changes.end {
+            return Err(StoreError::Inconsistent(format!(
+                "the log is another one at position {to} than it was"
+            )));
+        }
+        self.write(connection, to, changes).await.map(|()| Written::All)
     }
 
     async fn write(
@@ -134,6 +145,12 @@ impl<'a> Folder<'a> {
     }
 }
 
+/// What a step came to.
+enum Written {
+    All,
+    Nothing,
+}
+
 /// Whether a row is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -147,11 +164,13 @@ pub(crate) type Labels = (Option<String>, Option<String>);
 /// What a run of events touched; how it is then, the cache says.
 #[derive(Default)]
 pub(crate) struct Changes {
-    pub(crate) accounts: HashMap<AccountId, State>,
+    /// The chain hash of the last event.
+    end: Option<Hash>,
+    pub(crate) accounts: Map<AccountId, State>,
     /// The accounts whose terms were set.
     pub(crate) terms: Vec<AccountId>,
-    pub(crate) holds: HashMap<(AccountId, HoldId), State>,
-    pub(crate) labels: HashMap<(AccountId, HoldId), Labels>,
+    pub(crate) holds: Map<(AccountId, HoldId), State>,
+    pub(crate) labels: Map<(AccountId, HoldId), Labels>,
     /// Each event's position with that of its account's event before.
     pub(crate) activity: Vec<(Position, Position)>,
     /// What each asset's books change by, in the order of [`Book::ALL`].

@@ -19,9 +19,9 @@ const POLL: Duration = Duration::from_millis(200);
 /// After a step the projector rests for so many times as long as it worked, unless there is much to
 /// do. Longer steps cost less for each event: more holds begin and end within one. When little
 /// happens a step takes a millisecond or two, and nobody notices the rest.
-const RESTS: u32 = 3;
+const RESTS: u32 = 2;
 /// But no longer than this: reads wait for their own writes.
-const REST_MAX: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_millis(100);
 /// Less than this is not much.
 const STEP_EVENTS_FEW: i64 = 5_000;
 /// How long one step may take, waiting for a rebuild's swap included.
@@ -70,6 +70,8 @@ impl Projector {
         let mut folder = Folder::new(Tables::Live, self.partition, &recent);
         let mut at = Position::default();
         loop {
+            let committed = *self.committed.borrow();
+            recent.yield_to_lane(at, committed).await;
             let begun = Instant::now();
             let next = within(STEP_WITHIN, folder.step(&mut connection)).await?;
             let worked = begun.elapsed();

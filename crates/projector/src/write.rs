@@ -5,12 +5,10 @@
 //! for each key (the LIMIT makes sure of it) and then by their place, which nobody else can change
 //! while the fold has its lock: no belief of the planner about a table that grows makes this slow.
 
-use std::collections::HashMap;
-
 use holdfast_core::books::Book;
 use holdfast_core::{Account, AccountId, Hold, HoldId};
-use holdfast_store::StoreError;
 use holdfast_store::record::date;
+use holdfast_store::{Map, StoreError};
 use sqlx::postgres::PgQueryResult;
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -23,7 +21,7 @@ pub(crate) async fn changes(
     connection: &mut PgConnection,
     tables: Tables,
     partition: i16,
-    accounts: &HashMap<AccountId, Option<Account>>,
+    accounts: &Map<AccountId, Option<Account>>,
     changed: &Changes,
 ) -> Result<(), StoreError> {
     let mut write = Write { connection, schema: tables.schema(), partition };

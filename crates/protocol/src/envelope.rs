@@ -23,6 +23,8 @@ use crate::subject::is_token;
 pub const ENVELOPE_MAX_BYTES: usize = 64 * 1024;
 /// The largest envelope of a batch, in bytes: what fits the server's default maximum with headers.
 pub const BATCH_MAX_BYTES: usize = 960 * 1024;
+/// The most commands of a batch: more would fit only if they were no commands.
+pub const BATCH_COMMANDS_MAX: usize = 4_000;
 /// The verb of an envelope that carries many commands.
 pub const BATCH: &str = "batch";
 /// The most signatures: the current key, the next, and one to spare.
@@ -101,7 +103,9 @@ pub struct Said<'a> {
 }
 
 impl Said<'_> {
-    fn fingerprint(&self) -> Hash {
+    /// What it says, without who says it and when.
+    #[must_use]
+    pub fn fingerprint(&self) -> Hash {
         fingerprint(&self.verb, &self.account, self.body)
     }
 }
@@ -154,12 +158,19 @@ impl<'a> Envelope<'a> {
             let said = Said { verb, account, body: self.body() };
             return Some(said).filter(|said| self.id == id && said.fingerprint() == *wanted);
         }
-        let members: Vec<&RawValue> = serde_json::from_str(self.body.get()).ok()?;
-        let mut members = members.into_iter().filter_map(|member| serde_json::from_str(member.get()).ok());
-        members.find_map(|WrittenMember { id: member, verb, account, body }| {
-            let said = Said { verb, account, body: body.get().as_bytes() };
-            Some(said).filter(|said| member == id && said.fingerprint() == *wanted)
-        })
+        let named = self.batch().into_iter().filter(|(member, _)| *member == id);
+        named.map(|(_, said)| said).find(|said| said.fingerprint() == *wanted)
+    }
+
+    /// Whatever it says as a batch in members that are well formed, with their ids.
+    #[must_use]
+    pub fn batch(&self) -> Vec<(CommandId, Said<'a>)> {
+        let members: Vec<&'a RawValue> = serde_json::from_str(self.body.get()).unwrap_or_default();
+        let members = members.into_iter().filter_map(|member| serde_json::from_str(member.get()).ok());
+        let said = |WrittenMember { id, verb, account, body }: WrittenMember<'a>| {
+            (id, Said { verb, account, body: body.get().as_bytes() })
+        };
+        members.map(said).collect()
     }
 
     /// What the signature of the key `kid` covers.

@@ -16,7 +16,9 @@ use holdfast_core::{AccountId, Command, CommandId, Intent, Issuer, Refusal, Time
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::envelope::{BATCH, BATCH_MAX_BYTES, ENVELOPE_MAX_BYTES, Envelope, WrittenMember};
+use crate::envelope::{
+    BATCH, BATCH_COMMANDS_MAX, BATCH_MAX_BYTES, ENVELOPE_MAX_BYTES, Envelope, WrittenMember,
+};
 use crate::issuers::Issuers;
 use crate::keys::{Accepted, Keyring};
 use crate::subject;
@@ -197,8 +199,9 @@ impl Authentic<'_> {
     pub fn members(&self) -> Result<Vec<Member>, Refusal> {
         let members: Vec<&RawValue> =
             serde_json::from_slice(self.envelope.body()).map_err(|error| Refusal::invalid("body", error))?;
-        if members.is_empty() {
-            return Err(Refusal::invalid("body", "a batch has at least one command"));
+        if !(1..=BATCH_COMMANDS_MAX).contains(&members.len()) {
+            let problem = format!("{} commands; a batch has 1 to {BATCH_COMMANDS_MAX}", members.len());
+            return Err(Refusal::invalid("body", problem));
         }
         Ok(members.into_iter().map(|member| self.member(member.get())).collect())
     }

@@ -50,7 +50,7 @@ pub enum Role {
 
 impl Role {
     /// What the server calls its connections, such as in `pg_stat_activity`.
-    fn application(self) -> &'static str {
+    pub(crate) fn application(self) -> &'static str {
         match self {
             Role::Writer => "holdfast writer",
             Role::Projector => "holdfast projector",

@@ -19,6 +19,10 @@ pub mod record;
 pub mod safety;
 pub mod writer;
 
+/// A hash map for what every command goes through: keyed by a seed of its own as the standard one is,
+/// and several times faster.
+pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 pub use connect::Role;
 pub use error::StoreError;
 pub use head::{Applied, Head};

@@ -8,7 +8,9 @@
 //! nothing, and its followers read the database.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use holdfast_core::chain::Hash;
 use holdfast_core::{Event, Position};
@@ -16,7 +18,7 @@ use sqlx::PgConnection;
 
 use crate::error::StoreError;
 use crate::read;
-use crate::record::{Record, Row};
+use crate::record::Record;
 
 /// How many bytes of records are kept: about a second at full load, which is longer than the projector
 /// rests. A follower that is further behind gains from the database's larger reads what it loses.
@@ -24,10 +26,17 @@ const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What a record takes besides its body and envelope.
 const RECORD_BYTES: usize = 512;
 
+/// How far followers may fall behind while the lane is pressed, in events: some ten seconds.
+const LAG_MAX: i64 = 1_000_000;
+/// How long a follower waits before it looks again whether the lane is still pressed.
+const YIELD_FOR: Duration = Duration::from_millis(50);
+
 /// Committed batches, the oldest first, without a gap between them.
 #[derive(Default)]
 pub struct Recent {
     kept: Mutex<Kept>,
+    /// Whether commands come faster than they are committed.
+    pressed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -37,6 +46,24 @@ struct Kept {
 }
 
 impl Recent {
+    /// The lane says whether commands come faster than they are committed.
+    pub fn press(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Relaxed);
+    }
+
+    /// In a burst followers leave the machine to the lane, until they are [`LAG_MAX`] behind: somebody
+    /// waits for each outcome, and for what follows from it nobody does. Waits if that is so.
+    pub async fn yield_to_lane(&self, at: Position, committed: Position) {
+        while self.pressed.load(Ordering::Relaxed) && committed.0 - at.0 < LAG_MAX {
+            tokio::time::sleep(YIELD_FOR).await;
+        }
+    }
+
+    /// Forgets everything: another log may be there after a take-over than before.
+    pub fn clear(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    }
+
     /// Keeps a batch that was committed.
     pub fn push(&self, batch: Arc<Vec<Record>>) {
         let Some(first) = batch.first().map(|record| record.event.position) else { return };
@@ -90,7 +117,7 @@ fn bytes(batch: &[Record]) -> usize {
 pub struct Run(Source);
 
 enum Source {
-    Read(Vec<Row>),
+    Read(Vec<(Event, Hash)>),
     Kept { batches: Vec<Arc<Vec<Record>>>, skip: usize, take: usize },
 }
 
@@ -107,9 +134,7 @@ impl Run {
     /// Its events, in order.
     pub fn iter(&self) -> impl Iterator<Item = Followed<'_>> {
         let (read, kept) = match &self.0 {
-            Source::Read(rows) => {
-                (Some(rows.iter().map(|row| Followed { event: &row.event, hash: &row.hash })), None)
-            }
+            Source::Read(rows) => (Some(rows.iter().map(|(event, hash)| Followed { event, hash })), None),
             Source::Kept { batches, skip, take } => {
                 let records = batches.iter().flat_map(|batch| batch.iter()).skip(*skip).take(*take);
                 (None, Some(records.map(|record| Followed { event: &record.event, hash: &record.hash })))
@@ -131,6 +156,12 @@ impl Run {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The chain hash that it ends with.
+    #[must_use]
+    pub fn last_hash(&self) -> Option<Hash> {
+        self.iter().last().map(|followed| *followed.hash)
     }
 
     /// Where it ends.

@@ -112,6 +112,10 @@ pub struct Row {
 pub(crate) const COLUMNS: &str = "partition, position, epoch, kind, account, hold, amount, posted, held, issuer, \
      command_id, fingerprint, lane_time, stored_time, body, envelope, hash";
 
+/// The same, for those who need the event alone.
+pub(crate) const EVENT_COLUMNS: &str = "partition, position, epoch, kind, account, hold, amount, posted, held, issuer, \
+     command_id, fingerprint, lane_time, stored_time, body, ''::bytea AS envelope, hash";
+
 /// A row's columns as Postgres gives them, whichever way they came.
 pub(crate) struct Fields {
     pub(crate) partition: i16,

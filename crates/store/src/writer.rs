@@ -12,14 +12,16 @@
 //! moved with them. An [`StoreError::Unavailable`] from [`Writer::append`] means that nobody knows
 //! whether it was committed: take over again.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_core::Position;
 use holdfast_core::chain::Hash;
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::connect::{Role, connect, is_local};
@@ -30,6 +32,10 @@ use crate::record::{Record, Reference, date};
 
 /// From so many rows on COPY is worth its round trips; see docs/performance.md.
 const COPY_ROWS_MIN: usize = 24;
+
+/// How long the old writer's commit may still take before its session is ended: longer than any takes
+/// on a disk that works.
+const OLD_WRITER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The connection of the writer, and the head as it has made it.
 pub struct Writer {
@@ -53,7 +59,7 @@ const MOVE_HEAD: &str = "
 WITH head AS (
     UPDATE ledger_head
     SET position = $4, hash = $5, lane_time = $6, applied = $7, applied_digest = $8, stream_created = $9,
-        latest_id_ms = $10
+        latest_id_ms = $10, latest_id_position = $4
     WHERE partition = $1 AND epoch = $2 AND position = $3
     RETURNING partition, epoch
 ), ref AS (
@@ -91,13 +97,11 @@ impl Writer {
     pub async fn take_over(url: &str, partition: i16) -> Result<Self, StoreError> {
         let mut connection = connect(url, Role::Writer).await?;
         crate::safety::check_session(&mut connection).await?;
-        let row = sqlx::query("UPDATE ledger_head SET epoch = epoch + 1 WHERE partition = $1 RETURNING *")
-            .bind(partition)
-            .fetch_optional(&mut connection)
-            .await?;
-        let row = row
-            .ok_or_else(|| StoreError::Inconsistent(format!("there is no head of partition {partition}")))?;
-        let head = Head::from_row(&row)?;
+        let row = raise_epoch(&mut connection, url, partition).await?;
+        let mut head = Head::from_row(&row)?;
+        if row.try_get::<i64, _>("latest_id_position")? != head.position.0 {
+            head.latest_id_ms = latest_id_ms(&mut connection, partition).await?;
+        }
         let (move_head, append) =
             (format!("{MOVE_HEAD} {NO_ROWS}").into(), format!("{MOVE_HEAD} {ROWS}").into());
         Ok(Writer { connection, head, may_copy: is_local(url)?, move_head, append, rows: BytesMut::new() })
@@ -227,6 +231,46 @@ impl Writer {
         self.head.applied = applied;
         Ok(())
     }
+}
+
+/// Raises the epoch, which waits for a commit of the old writer that is under way. One that does not
+/// end is broken off: a process that was stopped in the middle of a COPY keeps its lock, and none of
+/// the server's time limits applies to it.
+async fn raise_epoch(connection: &mut PgConnection, url: &str, partition: i16) -> Result<PgRow, StoreError> {
+    let (waiting,): (i32,) = sqlx::query_as("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
+    let raise = sqlx::query("UPDATE ledger_head SET epoch = epoch + 1 WHERE partition = $1 RETURNING *");
+    let mut raised = pin!(raise.bind(partition).fetch_optional(connection));
+    let row = loop {
+        match tokio::time::timeout(OLD_WRITER_WITHIN, &mut raised).await {
+            Ok(row) => break row?,
+            Err(_) => break_off(url, waiting).await?,
+        }
+    };
+    row.ok_or_else(|| StoreError::Inconsistent(format!("there is no head of partition {partition}")))
+}
+
+/// Ends the sessions of other writers that the session `waiting` waits for. The writer's role may not.
+async fn break_off(url: &str, waiting: i32) -> Result<(), StoreError> {
+    let mut login = connect(url, Role::Login).await?;
+    let ended = sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE pid = ANY (pg_blocking_pids($1)) AND application_name = $2",
+    );
+    ended.bind(waiting).bind(Role::Writer.application()).execute(&mut login).await?;
+    Ok(())
+}
+
+/// The latest time that any id of version 7 in the log carries, where the head does not say it.
+async fn latest_id_ms(connection: &mut PgConnection, partition: i16) -> Result<i64, StoreError> {
+    let row: (i64,) = sqlx::query_as(
+        "SELECT coalesce(max(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint), 0)
+         FROM ledger_event e CROSS JOIN LATERAL (VALUES (e.command_id), (e.hold)) AS ids (id)
+         WHERE e.partition = $1 AND substr(id::text, 15, 1) = '7'",
+    )
+    .bind(partition)
+    .fetch_one(connection)
+    .await?;
+    Ok(row.0)
 }
 
 /// `query` with what [`ROWS`] takes.

@@ -17,7 +17,7 @@ use super::decisions::{Batch, Verdict};
 use crate::message::{Asked, Message, Reply};
 
 /// So many batches of outcomes may wait for the network before the lane waits with them.
-const QUEUE_BATCHES: usize = 16;
+const QUEUE_BATCHES: usize = 4;
 
 /// How long the lane waits for room in that queue.
 const TELL_WITHIN: Duration = Duration::from_secs(5);

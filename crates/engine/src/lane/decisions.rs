@@ -5,21 +5,24 @@
 //! left. Nothing here is visible to anybody until the records are committed; when they are not,
 //! the memory that was changed is dropped with them.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use holdfast_core::books::balances_after;
 use holdfast_core::chain::Hash;
 use holdfast_core::decide::rejected;
 use holdfast_core::{
-    Assets, Command, Context, Decision, Event, Fact, Intent, Position, Refusal, Rejection, Timestamp, decide,
+    Assets, Command, CommandId, Context, Decision, Event, Fact, Intent, Position, Refusal, Rejection,
+    Timestamp, decide,
 };
 use holdfast_protocol::Envelope;
+use holdfast_protocol::envelope::Said;
 use holdfast_store::lookup::CommandKey;
 use holdfast_store::record::Link;
 use holdfast_store::writer::Evidence;
-use holdfast_store::{Head, Record, StoreError};
+use holdfast_store::{Head, Map, Record, StoreError};
 
 use super::lookups::Lookups;
 use super::memory::Memory;
@@ -33,7 +36,7 @@ pub(super) struct Batch {
     /// One for each thing asked, in order.
     pub(super) verdicts: Vec<Verdict>,
     /// Which record each command became.
-    pub(super) keys: HashMap<CommandKey, usize>,
+    pub(super) keys: Map<CommandKey, usize>,
     /// The envelopes of batches that the records refer to.
     pub(super) evidence: Evidence,
 }
@@ -77,8 +80,10 @@ pub(super) struct Decider<'a> {
     pub(super) ahead: Vec<&'a Batch>,
     pub(super) records: Vec<Record>,
     pub(super) verdicts: Vec<Verdict>,
-    pub(super) keys: HashMap<CommandKey, usize>,
+    pub(super) keys: Map<CommandKey, usize>,
     pub(super) evidence: Evidence,
+    /// Batches that were read again, to compare with what they said.
+    pub(super) batches: Map<Hash, Map<(CommandId, Hash), Wording>>,
 }
 
 impl Decider<'_> {
@@ -96,6 +101,10 @@ impl Decider<'_> {
         }));
         match decided {
             Ok(Ok(())) => {
+                // A batch that became no event is evidence of nothing.
+                let named: HashSet<&[u8]> =
+                    self.records.iter().map(|record| record.envelope.as_ref()).collect();
+                self.evidence.retain(|(digest, _)| named.contains(digest.as_slice()));
                 let (records, verdicts) = (Arc::new(self.records), self.verdicts);
                 Ok(Batch { records, verdicts, keys: self.keys, evidence: self.evidence })
             }
@@ -128,24 +137,57 @@ impl Decider<'_> {
     }
 
     /// What is answered when the command's id was used before.
-    fn decided_before(&self, command: &Command, fingerprint: &Hash) -> Option<Verdict> {
-        let key = (command.issuer.clone(), command.id);
-        if let Some(&index) = self.keys.get(&key) {
-            let earlier = Earlier::of_record(&self.records[index], &self.evidence);
-            return Some(earlier.answer(command, fingerprint, || Verdict::RepeatOf(index)));
+    fn decided_before(&mut self, command: &Command, fingerprint: &Hash) -> Option<Verdict> {
+        let (earlier, repeat) = self.earlier_of(&(command.issuer.clone(), command.id))?;
+        if earlier.fingerprint == *fingerprint {
+            return Some(repeat);
+        }
+        let said = self.said(&earlier, command.id);
+        let differs = differences(said, command);
+        if differs.is_empty() {
+            return Some(repeat);
+        }
+        Some(Verdict::Refused(Refusal::IdempotencyConflict { position: earlier.position, differs }))
+    }
+
+    /// The first command of this key, and what its repeat is answered.
+    fn earlier_of(&self, key: &CommandKey) -> Option<(Earlier, Verdict)> {
+        if let Some(&index) = self.keys.get(key) {
+            return Some((Earlier::of_record(&self.records[index]), Verdict::RepeatOf(index)));
         }
         for batch in &self.ahead {
-            if let Some(&index) = batch.keys.get(&key) {
+            if let Some(&index) = batch.keys.get(key) {
                 let record = &batch.records[index];
-                let earlier = Earlier::of_record(record, &batch.evidence);
-                let replayed = || Verdict::Replayed(Box::new(record.event.clone()));
-                return Some(earlier.answer(command, fingerprint, replayed));
+                let replayed = Verdict::Replayed(Box::new(record.event.clone()));
+                return Some((Earlier::of_record(record), replayed));
             }
         }
-        let row = self.lookups.decided.get(&key)?;
-        let envelope = stored_envelope(&row.envelope, &self.lookups.evidence);
-        let earlier = Earlier { position: row.event.position, fingerprint: &row.fingerprint, envelope };
-        Some(earlier.answer(command, fingerprint, || Verdict::Replayed(Box::new(row.event.clone()))))
+        let row = self.lookups.decided.get(key)?;
+        let (position, fingerprint) = (row.event.position, row.fingerprint);
+        let earlier = Earlier { position, fingerprint, envelope: row.envelope.clone().into() };
+        Some((earlier, Verdict::Replayed(Box::new(row.event.clone()))))
+    }
+
+    /// What the first command said. The envelope of a batch is read once, however many of its
+    /// commands are compared.
+    fn said(&mut self, earlier: &Earlier, id: CommandId) -> Option<Wording> {
+        let wanted = (id, earlier.fingerprint);
+        let Ok(digest) = Hash::try_from(earlier.envelope.as_ref()) else {
+            let envelope = Envelope::parse(&earlier.envelope).ok()?;
+            return envelope.said(id, &earlier.fingerprint).as_ref().map(Wording::of);
+        };
+        if let Some(members) = self.batches.get(&digest) {
+            return members.get(&wanted).cloned();
+        }
+        let ahead = self.ahead.iter().flat_map(|batch| &batch.evidence);
+        let evidence = self.evidence.iter().chain(ahead).chain(&self.lookups.evidence);
+        let (_, envelope) = evidence.into_iter().find(|(known, _)| *known == digest)?;
+        let members = Envelope::parse(envelope).ok()?.batch().into_iter();
+        let members = members.map(|(id, said)| ((id, said.fingerprint()), Wording::of(&said)));
+        let members: Map<_, _> = members.collect();
+        let said = members.get(&wanted).cloned();
+        self.batches.insert(digest, members);
+        said
     }
 
     fn earlier(&self, position: Position) -> Verdict {
@@ -200,59 +242,53 @@ impl Decider<'_> {
 }
 
 /// The first command of an id.
-struct Earlier<'a> {
+struct Earlier {
     position: Position,
-    fingerprint: &'a Hash,
-    envelope: &'a [u8],
+    fingerprint: Hash,
+    /// Its envelope, of a batch the digest.
+    envelope: Bytes,
 }
 
-/// The envelope that a row keeps, or that of the batch whose digest it keeps.
-fn stored_envelope<'a>(kept: &'a [u8], evidence: &'a Evidence) -> &'a [u8] {
-    let batch = evidence.iter().find(|(digest, _)| digest.as_slice() == kept);
-    batch.map_or(kept, |(_, envelope)| envelope)
+impl Earlier {
+    fn of_record(record: &Record) -> Self {
+        let (position, fingerprint) = (record.event.position, record.fingerprint);
+        Earlier { position, fingerprint, envelope: record.envelope.clone() }
+    }
 }
 
-impl<'a> Earlier<'a> {
-    fn of_record(record: &'a Record, evidence: &'a Evidence) -> Self {
-        Earlier {
-            position: record.event.position,
-            fingerprint: &record.fingerprint,
-            envelope: stored_envelope(&record.envelope, evidence),
-        }
-    }
+/// What a command said.
+#[derive(Clone)]
+pub(super) struct Wording {
+    verb: String,
+    account: String,
+    body: Vec<u8>,
+}
 
-    /// What `command` is answered: `repeat` when it means the same as the first command of its id.
-    fn answer(&self, command: &Command, fingerprint: &Hash, repeat: impl FnOnce() -> Verdict) -> Verdict {
-        if self.fingerprint == fingerprint {
-            return repeat();
-        }
-        let differs = self.differences(command);
-        if differs.is_empty() {
-            return repeat();
-        }
-        Verdict::Refused(Refusal::IdempotencyConflict { position: self.position, differs })
+impl Wording {
+    fn of(said: &Said<'_>) -> Self {
+        let (verb, account) = (said.verb.to_string(), said.account.to_string());
+        Wording { verb, account, body: said.body.to_vec() }
     }
+}
 
-    /// The names of what differs in meaning: other bytes may mean the same.
-    fn differences(&self, command: &Command) -> Vec<String> {
-        let whole = || vec!["the whole command".to_owned()];
-        let Ok(envelope) = Envelope::parse(self.envelope) else { return whole() };
-        let Some(said) = envelope.said(command.id, self.fingerprint) else { return whole() };
-        let Ok(verb) = said.verb.parse() else { return whole() };
-        let mut differs = Vec::new();
-        if said.account != command.account.as_str() {
-            differs.push("account".to_owned());
-        }
-        if Some(verb) != command.intent.verb() {
-            differs.push("verb".to_owned());
-            return differs;
-        }
-        match Intent::parse(verb, said.body, &command.issuer, command.id) {
-            Ok(intent) => differs.extend(intent.differences(&command.intent)),
-            Err(_) => return whole(),
-        }
-        differs
+/// The names of what differs in meaning: other bytes may mean the same.
+fn differences(said: Option<Wording>, command: &Command) -> Vec<String> {
+    let whole = || vec!["the whole command".to_owned()];
+    let Some(said) = said else { return whole() };
+    let Ok(verb) = said.verb.parse() else { return whole() };
+    let mut differs = Vec::new();
+    if said.account != command.account.as_str() {
+        differs.push("account".to_owned());
     }
+    if Some(verb) != command.intent.verb() {
+        differs.push("verb".to_owned());
+        return differs;
+    }
+    match Intent::parse(verb, &said.body, &command.issuer, command.id) {
+        Ok(intent) => differs.extend(intent.differences(&command.intent)),
+        Err(_) => return whole(),
+    }
+    differs
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {

@@ -6,11 +6,11 @@
 //! whatever `load` answers for something that is not here is the truth. A checkpoint below one
 //! that was used already would break that, and is refused.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
 use holdfast_projector::load;
-use holdfast_store::{StoreError, read};
+use holdfast_store::{Map, StoreError, read};
 use sqlx::PgConnection;
 
 use crate::message::HoldKey;
@@ -21,8 +21,9 @@ const TAIL_ROWS: i64 = 5_000;
 pub(super) struct Memory {
     partition: i16,
     accounts_max: usize,
-    /// Loaded accounts; none for an id that has no account, until the batch's end.
-    accounts: HashMap<AccountId, Option<Account>>,
+    /// Loaded accounts; none for an id that has no account, until the batch's end. Boxed, since a table
+    /// of a million has as many empty places again.
+    accounts: Map<AccountId, Box<Option<Account>>>,
     /// The ids of this batch that had no account when it was loaded.
     absent: Vec<AccountId>,
     /// The highest checkpoint that was used.
@@ -43,7 +44,7 @@ impl Memory {
         let mut memory = Memory {
             partition,
             accounts_max,
-            accounts: HashMap::new(),
+            accounts: Map::default(),
             absent: Vec::new(),
             checkpoint: Position::default(),
             ended: VecDeque::new(),
@@ -62,13 +63,13 @@ impl Memory {
         let mut at = self.checkpoint;
         loop {
             let rows = read::after(&mut *connection, self.partition, at, TAIL_ROWS).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            at = last.event.position;
-            let accounts = rows.iter().map(|row| &row.event.account);
-            let holds = rows.iter().filter_map(|row| Some((&row.event.account, row.event.fact.hold()?)));
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            at = last.position;
+            let accounts = rows.iter().map(|(event, _)| &event.account);
+            let holds = rows.iter().filter_map(|(event, _)| Some((&event.account, event.fact.hold()?)));
             self.prepare(connection, accounts, holds).await?;
-            for row in &rows {
-                self.apply(&row.event)?;
+            for (event, _) in &rows {
+                self.apply(event)?;
             }
         }
     }
@@ -91,7 +92,7 @@ impl Memory {
                 if account.is_none() {
                     self.absent.push(id.clone());
                 }
-                self.accounts.insert(id, account);
+                self.accounts.insert(id, Box::new(account));
             }
         }
         let unknown = |(id, hold): &(&AccountId, HoldId)| {
@@ -111,7 +112,7 @@ impl Memory {
                 continue;
             }
             self.ended.push_back((hold.last_position, (id.clone(), hold_id)));
-            if let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) {
+            if let Some(account) = self.accounts.get_mut(&id).and_then(|account| account.as_mut().as_mut()) {
                 account.holds.insert(hold_id, hold);
             }
         }
@@ -129,12 +130,12 @@ impl Memory {
 
     /// A prepared account.
     pub(super) fn account(&self, id: &AccountId) -> Option<&Account> {
-        self.accounts.get(id).and_then(Option::as_ref)
+        self.accounts.get(id).and_then(|account| account.as_ref().as_ref())
     }
 
     /// Applies an event whose account is prepared.
     pub(super) fn apply(&mut self, event: &Event) -> Result<(), StoreError> {
-        let account = self.accounts.entry(event.account.clone()).or_default();
+        let account = self.accounts.entry(event.account.clone()).or_default().as_mut();
         let before =
             event.fact.hold().and_then(|id| account.as_ref()?.holds.get(&id)).map(|hold| hold.expires_at);
         evolve(account, event).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
@@ -173,13 +174,16 @@ impl Memory {
     /// Lets go of what the projection has.
     pub(super) fn evict(&mut self) {
         for id in self.absent.drain(..) {
-            if self.accounts.get(&id).is_some_and(Option::is_none) {
+            if self.accounts.get(&id).is_some_and(|account| account.is_none()) {
                 self.accounts.remove(&id);
             }
         }
         while let Some((position, (id, hold_id))) = self.ended.pop_front_if(|(at, _)| *at <= self.checkpoint)
         {
-            let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) else { continue };
+            let Some(account) = self.accounts.get_mut(&id).and_then(|account| account.as_mut().as_mut())
+            else {
+                continue;
+            };
             if account
                 .holds
                 .get(&hold_id)
@@ -200,7 +204,7 @@ impl Memory {
         let mut surplus = self.accounts.len() - self.accounts_max * 3 / 4;
         let checkpoint = self.checkpoint;
         self.accounts.retain(|_, account| {
-            let passed = account.as_ref().is_some_and(|account| account.last_position <= checkpoint);
+            let passed = account.as_ref().as_ref().is_some_and(|account| account.last_position <= checkpoint);
             let evict = passed && surplus > 0;
             surplus -= usize::from(evict);
             !evict

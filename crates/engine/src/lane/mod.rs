@@ -24,10 +24,12 @@ use std::time::Duration;
 
 use async_nats::Client;
 use holdfast_core::{Assets, Position};
+use holdfast_projector::load;
 use holdfast_protocol::verify::Rules;
-use holdfast_store::StoreError;
+use holdfast_store::connect::connect;
 use holdfast_store::error::within;
 use holdfast_store::recent::Recent;
+use holdfast_store::{Role, StoreError, head};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +43,12 @@ const AHEAD_MAX: usize = 2;
 
 /// How long to wait before taking over again after the database was lost.
 const BACKOFF: Duration = Duration::from_millis(250);
+
+/// The most events that a take-over reads of the log itself; seconds.
+const TAIL_EVENTS_MAX: i64 = 200_000;
+/// How often to look whether the projections are that near, and how long a look may take.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a take-over may take, the tail of the log and the old writer's last commit included.
 const BEGIN_WITHIN: Duration = Duration::from_secs(120);
@@ -99,7 +107,7 @@ impl Lane {
         loop {
             let result = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                begun = Box::pin(within(BEGIN_WITHIN, Reign::begin(&mut self))) => match begun {
+                begun = Box::pin(self.begin()) => match begun {
                     Ok(reign) => Box::pin(reign.run(stop.clone())).await,
                     Err(error) => Err(error),
                 },
@@ -123,6 +131,27 @@ impl Lane {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(BACKOFF) => {}
             }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Reign<'_>, StoreError> {
+        self.projected().await?;
+        Box::pin(within(BEGIN_WITHIN, Reign::begin(self))).await
+    }
+
+    /// Waits until the projections are near the log's end. A take-over reads what they lack, and must
+    /// never read a log whose projections are being made anew.
+    async fn projected(&self) -> Result<(), StoreError> {
+        let LaneConfig { database_url, partition, .. } = &self.config;
+        let mut connection = connect(database_url, Role::Reader).await?;
+        loop {
+            let end = within(LOOK_WITHIN, head::read(&mut connection, *partition)).await?.position;
+            let at = within(LOOK_WITHIN, load::checkpoint(&mut connection, *partition)).await?;
+            if end.0 - at.0 < TAIL_EVENTS_MAX {
+                return Ok(());
+            }
+            self.health.ill("lane", format!("the projections are at {at} of {end}; waiting for them"));
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }

@@ -8,14 +8,14 @@
 //! is not committed yet, so after a commit that failed all of it is dropped, with the memory that
 //! it changed, and decided again. What the database refuses for its content is found by halving.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_core::{Position, Timestamp};
 use holdfast_store::connect::connect;
 use holdfast_store::error::within;
-use holdfast_store::{Applied, Head, Record, Role, StoreError, Writer, lookup};
+use holdfast_store::{Applied, Head, Map, Record, Role, StoreError, Writer, lookup};
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -30,13 +30,17 @@ use super::memory::Memory;
 use super::seen::Seen;
 use super::{AHEAD_MAX, BEGIN_WITHIN, Lane};
 use crate::intake::{Intake, Room};
-use crate::message::{Asked, Message, Source};
+use crate::message::{Asked, Message, Run, Source};
 use crate::refused::Refused;
 use crate::trim::{TRIM_EVERY, trim};
 
 /// A batch is closed when it has so many commands: larger commits gain little, and their first
 /// command waits for their last.
 const BATCH_COMMANDS_MAX: usize = 4_000;
+/// The most bytes of envelopes of one commit.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// So many commands in one batch say that they come in a burst.
+const PRESSED_COMMANDS: usize = BATCH_COMMANDS_MAX / 2;
 /// Runs of messages waiting between intake and lane; beyond it the stream holds the backlog.
 const QUEUE_RUNS: usize = 32;
 /// The most holds expired in one commit.
@@ -63,7 +67,7 @@ pub(super) struct Reign<'a> {
     holds_seen: Seen,
     /// What was decided and is on its way to the log, the oldest first.
     flights: VecDeque<Flight>,
-    queue: mpsc::Receiver<Vec<Message>>,
+    queue: mpsc::Receiver<Run>,
     answers: Answers,
     refused: Refused,
     horizons: Horizons,
@@ -104,6 +108,7 @@ impl<'a> Reign<'a> {
             applied = head.applied.sequence,
             "leading"
         );
+        lane.recent.clear();
         lane.committed.send_replace(head.position);
         let (sender, queue) = mpsc::channel(QUEUE_RUNS);
         let stop = CancellationToken::new();
@@ -142,6 +147,7 @@ impl<'a> Reign<'a> {
     /// Rules until told to stop, which is [`Ok`], or until something is in doubt.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let result = self.rule(&stop).await;
+        self.lane.recent.press(false);
         let _ = tokio::time::timeout(ANSWERS_WITHIN, self.answers.finish()).await;
         result
     }
@@ -169,6 +175,8 @@ impl<'a> Reign<'a> {
             return Step::Ended(self.committer.ended().await);
         }
         if self.memory.is_full() {
+            // The lane waits for the projector, which must not wait for the lane.
+            self.lane.recent.press(false);
             tokio::select! {
                 () = stop.cancelled() => return Step::Stop,
                 ended = self.committer.ended(), if !self.flights.is_empty() => return Step::Ended(ended),
@@ -191,6 +199,9 @@ impl<'a> Reign<'a> {
             }
         }
         self.expired_last = false;
+        if self.flights.is_empty() && self.queue.is_empty() {
+            self.lane.recent.press(false);
+        }
         let wake = tokio::time::sleep(if due_in.is_zero() { ASK_AGAIN } else { due_in });
         tokio::select! {
             biased;
@@ -213,14 +224,16 @@ impl<'a> Reign<'a> {
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     }
 
-    /// What has arrived by now, up to the bound.
-    fn gather(&mut self, mut messages: Vec<Message>) -> Vec<Message> {
-        let asks = |messages: &[Message]| messages.iter().map(|message| message.asks.len()).sum::<usize>();
-        let mut commands = asks(&messages);
-        while commands < BATCH_COMMANDS_MAX {
-            let Ok(more) = self.queue.try_recv() else { break };
-            commands += asks(&more);
-            messages.extend(more);
+    /// What has arrived by now, up to the bounds.
+    fn gather(&mut self, first: Run) -> Vec<Message> {
+        let (mut messages, mut commands, mut bytes, mut next) = (Vec::new(), 0, 0, Some(first));
+        let rules = Arc::clone(&self.lane.rules.borrow());
+        while let Some(run) = next {
+            commands += run.commands();
+            bytes += run.bytes();
+            messages.extend(run.messages(&rules));
+            let room = commands < BATCH_COMMANDS_MAX && bytes < BATCH_BYTES_MAX;
+            next = if room { self.queue.try_recv().ok() } else { None };
         }
         messages
     }
@@ -236,6 +249,8 @@ impl<'a> Reign<'a> {
         if lookups::refer(&messages) {
             self.land_all().await?;
         }
+        let commands: usize = messages.iter().map(|message| message.asks.len()).sum();
+        self.lane.recent.press(commands >= PRESSED_COMMANDS);
         match self.decide(&messages, Mode::Normal).await {
             Ok(batch) => self.commit(messages, batch).await,
             Err(StoreError::Content { sqlstate, message }) => {
@@ -269,8 +284,9 @@ impl<'a> Reign<'a> {
             ahead: self.flights.iter().map(|flight| &flight.batch).collect(),
             records: Vec::with_capacity(messages.len()),
             verdicts: Vec::with_capacity(messages.len()),
-            keys: HashMap::with_capacity(messages.len()),
+            keys: Map::with_capacity_and_hasher(messages.len(), Default::default()),
             evidence: messages.iter().filter_map(Message::evidence).collect(),
+            batches: Map::default(),
         };
         let batch = decider.run(messages)?;
         for Record { event, .. } in batch.records.iter() {

@@ -11,9 +11,9 @@ use std::collections::{HashSet, VecDeque};
 use holdfast_store::head::time_of_id;
 use uuid::Uuid;
 
-/// How many ids are remembered: some ten seconds at full load, within which clocks must agree for the
-/// look-up to be spared; 10 MB.
-const REMEMBERED: usize = 1 << 18;
+/// How many ids are remembered: some seconds at full load, within which clocks must agree for the
+/// look-up to be spared; 5 MB.
+const REMEMBERED: usize = 1 << 17;
 
 /// The ids of one kind, of commands or of holds.
 pub(super) struct Seen {

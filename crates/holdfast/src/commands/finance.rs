@@ -53,7 +53,8 @@ pub(crate) async fn run_replay(args: ReplayArgs, output: Output) -> Result<Exit>
     }
     let along = Along::new("replaying");
     let to = args.to.map(Position);
-    let folded = replay::replay(&mut connection, PARTITION, to, |at, end| along.at(at, end)).await?;
+    let replayed = replay::replay(connection, PARTITION, to, |at, end| along.at(at, end)).await?;
+    let (mut connection, folded) = replayed;
     drop(along);
     let differences = match to {
         Some(_) => None,
@@ -103,11 +104,11 @@ pub(crate) fn whole(asset: holdfast_core::Asset, units: i128) -> String {
 }
 
 pub(crate) async fn run_verify(args: VerifyArgs, output: Output) -> Result<Exit> {
-    let mut connection = connect(&args.database.url()?, Role::Reader).await?;
+    let connection = connect(&args.database.url()?, Role::Reader).await?;
     let roots = if args.signatures { args.token.roots()? } else { Vec::new() };
     let options = Options { signatures: args.signatures.then_some(&*roots) };
     let along = Along::new("verifying");
-    let report = verify(&mut connection, PARTITION, options, |at, end| along.at(at, end)).await?;
+    let report = verify(connection, PARTITION, options, |at, end| along.at(at, end)).await?;
     drop(along);
     show_report(&report, output)?;
     Ok(if report.findings.is_empty() { Exit::Fine } else { Exit::Failed })

@@ -118,7 +118,7 @@ pub(crate) async fn tail(args: TailArgs, output: Output) -> Result<Exit> {
     };
     let mut left = args.count.unwrap_or(usize::MAX);
     loop {
-        let rows = read::after(&mut connection, PARTITION, at, TAIL_ROWS).await?;
+        let rows = read::rows_after(&mut connection, PARTITION, at, TAIL_ROWS).await?;
         for row in rows.iter().take(left) {
             match output {
                 Output::Json => output::json(&views::event(row))?,

@@ -146,7 +146,7 @@ async fn prove(dev: &Dev, ends: &[End], output: Output) -> Result<Exit> {
         &format!("{expired} holds expired and were freed: nobody knew what their calls had cost"),
     )?;
     show_balances(&mut connection, output).await?;
-    let folded = replay::replay(&mut connection, PARTITION, None, |_, _| {}).await?;
+    let (mut connection, folded) = replay::replay(connection, PARTITION, None, |_, _| {}).await?;
     let differences = compare::projections(&mut connection, PARTITION, &folded).await?;
     let equal = if differences.is_empty() { "equal to" } else { "NOT equal to" };
     output::narrate(
@@ -155,7 +155,7 @@ async fn prove(dev: &Dev, ends: &[End], output: Output) -> Result<Exit> {
     )?;
     show_books(&folded, output)?;
     let roots = dev.roots()?;
-    let report = verify(&mut connection, PARTITION, Options { signatures: Some(&roots) }, |_, _| {}).await?;
+    let report = verify(connection, PARTITION, Options { signatures: Some(&roots) }, |_, _| {}).await?;
     output::narrate(output, "\nverify:")?;
     output::narrate(output, &finance::describe(&report))?;
     let clean = differences.is_empty() && report.findings.is_empty();
