@@ -17,8 +17,10 @@ pub struct Folded {
 impl Folded {
     /// Folds the next event.
     pub fn apply(&mut self, event: &Event) -> Result<(), FoldError> {
-        let account = self.accounts.entry(event.account.clone()).or_default();
-        evolve(account, event)?;
+        match self.accounts.get_mut(&event.account) {
+            Some(account) => evolve(account, event)?,
+            None => evolve(self.accounts.entry(event.account.clone()).or_default(), event)?,
+        }
         self.position = event.position;
         let Some(asset) = event.asset else { return Ok(()) };
         let Postings(changes) = postings(&event.fact);

@@ -30,10 +30,11 @@ pub async fn runs<E: From<StoreError>>(
     connection: PgConnection,
     partition: i16,
     to: Position,
+    what: copy::Read,
     mut visit: impl FnMut(&[Row]) -> Result<(), E>,
 ) -> (Result<PgConnection, StoreError>, Result<(), E>) {
     let (sender, mut waiting) = mpsc::channel(RUNS_AHEAD);
-    let reading = tokio::spawn(read(connection, partition, to, sender));
+    let reading = tokio::spawn(read(connection, partition, to, what, sender));
     let mut visited = Ok(());
     // What comes after a failure is taken and left alone.
     while let Some(run) = waiting.recv().await {
@@ -52,9 +53,10 @@ async fn read(
     mut connection: PgConnection,
     partition: i16,
     to: Position,
+    what: copy::Read,
     runs: mpsc::Sender<Result<copy::Run, StoreError>>,
 ) -> PgConnection {
-    match copy::runs(&mut connection, partition, Position::default(), to).await {
+    match copy::runs(&mut connection, partition, Position::default(), to, what).await {
         Ok(mut stream) => {
             while let Some(run) = stream.next().await {
                 if runs.send(run).await.is_err() {
@@ -81,14 +83,15 @@ pub async fn replay(
         None => load::checkpoint(&mut connection, partition).await?,
     };
     let mut folded = Folded::default();
-    let (connection, visited) = runs(connection, partition, to, |rows| -> Result<(), ReplayError> {
-        for row in rows {
-            folded.apply(&row.event)?;
-        }
-        progress(folded.position, to);
-        Ok(())
-    })
-    .await;
+    let (connection, visited) =
+        runs(connection, partition, to, copy::Read::Events, |rows| -> Result<(), ReplayError> {
+            for row in rows {
+                folded.apply(&row.event)?;
+            }
+            progress(folded.position, to);
+            Ok(())
+        })
+        .await;
     visited?;
     Ok((connection?, folded))
 }

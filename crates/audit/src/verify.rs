@@ -8,7 +8,7 @@
 use holdfast_core::chain::{GENESIS, Hash};
 use holdfast_core::{AccountId, Position};
 use holdfast_protocol::RootToken;
-use holdfast_store::{Head, Row, StoreError, head};
+use holdfast_store::{Head, Row, StoreError, copy, head};
 use sqlx::PgConnection;
 
 use crate::compare;
@@ -78,7 +78,7 @@ pub async fn verify(
         signatures.read_batches(&mut connection, partition).await?;
     }
     let end = last_position(&mut connection, partition).await?.max(head.position);
-    let (connection, walked) = runs(connection, partition, end, |rows| {
+    let (connection, walked) = runs(connection, partition, end, copy::Read::Rows, |rows| {
         for row in rows {
             walk.check(row, row.event.position <= checkpoint)?;
         }

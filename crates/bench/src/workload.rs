@@ -3,11 +3,11 @@
 use holdfast_core::Units;
 use uuid::Uuid;
 
-/// What each account is given at first, in units: 1,000 USD at scale 9, so that no ordinary reserve
-/// is ever refused.
-pub(crate) const FUNDS: Units = 1_000_000_000_000;
+/// What each account is given at first, in units: a million USD at scale 9, so that no ordinary reserve
+/// is ever refused, not even when all are on one account.
+pub(crate) const FUNDS: Units = 1_000_000_000_000_000;
 /// What no account has.
-const TOO_MUCH: Units = 1_000_000 * FUNDS;
+const TOO_MUCH: Units = 9_000 * FUNDS;
 
 /// Which account a life is lived on.
 pub(crate) enum Pick {

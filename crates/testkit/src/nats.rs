@@ -53,7 +53,9 @@ impl Nats {
         let mut command = Command::new(&self.binary);
         command.arg("-c").arg(self.folder.join("nats.conf")).args(["-p", &self.port.to_string()]);
         command.arg("-P").arg(self.folder.join("server.pid"));
-        command.env("GOGC", "400");
+        // Messages are garbage soon: collecting it less often costs memory, up to a bound, and saves a
+        // tenth of the server's time.
+        command.env("GOGC", "400").env("GOMEMLIMIT", "1GiB");
         command.env("HOLDFAST_NATS_STORE_DIR", format!("\"{}\"", self.folder.join("store").display()));
         for (user, password) in &self.passwords {
             command.env(format!("HOLDFAST_NATS_{}_PASSWORD", user.to_uppercase()), password);

@@ -27,7 +27,7 @@ const SETTINGS: [&str; 6] = [
     "timezone=UTC",
     "log_checkpoints=off",
     "max_wal_size=4GB",
-    "min_wal_size=512MB",
+    "min_wal_size=1GB",
 ];
 const SHARED_BUFFERS_MB: std::ops::RangeInclusive<u64> = 128..=1024;
 
