@@ -53,8 +53,10 @@ const BACKOFF: Duration = Duration::from_millis(250);
 
 /// The most messages of one run: a run shares the cost of handing it over.
 const RUN_MESSAGES: usize = 256;
-/// How many bytes of messages may be in the process at once, from here until their outcomes have left.
-const ROOM_BYTES: usize = 32 * 1024 * 1024;
+/// How many bytes messages may take in the process at once, from here until their outcomes have left.
+const ROOM_BYTES: usize = 48 * 1024 * 1024;
+/// What a message takes once it is read and decided, in times of its bytes.
+const READ_TIMES: usize = 4;
 
 /// The room for messages in the process.
 pub(crate) struct Room(Arc<Semaphore>);
@@ -65,7 +67,7 @@ impl Room {
     }
 
     fn place(bytes: usize) -> u32 {
-        u32::try_from(bytes.clamp(1, ROOM_BYTES / 4)).expect("far below 4 GiB")
+        u32::try_from((bytes * READ_TIMES).clamp(1, ROOM_BYTES / 4)).expect("far below 4 GiB")
     }
 
     /// Room for a message, if there is any now.

@@ -7,6 +7,7 @@
 //! that was used already would break that, and is refused.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
 use holdfast_projector::load;
@@ -15,6 +16,10 @@ use sqlx::PgConnection;
 
 use crate::message::HoldKey;
 
+/// So many ended holds may stay in memory without a question whether the projection has them.
+const ENDED_FEW: usize = 10_000;
+/// How often that is asked at most.
+const REFRESH_EVERY: Duration = Duration::from_millis(100);
 /// How many rows of the tail are read at once.
 const TAIL_ROWS: i64 = 5_000;
 
@@ -28,6 +33,8 @@ pub(super) struct Memory {
     absent: Vec<AccountId>,
     /// The highest checkpoint that was used.
     checkpoint: Position,
+    /// When it was last asked for.
+    refreshed_at: Instant,
     /// Ended holds by their last event, to leave when the checkpoint has passed it.
     ended: VecDeque<(Position, HoldKey)>,
     /// When the time of each open hold comes: one entry for each, of accounts in memory or not.
@@ -47,6 +54,7 @@ impl Memory {
             accounts: Map::default(),
             absent: Vec::new(),
             checkpoint: Position::default(),
+            refreshed_at: Instant::now(),
             ended: VecDeque::new(),
             due: BTreeSet::new(),
         };
@@ -216,8 +224,15 @@ impl Memory {
         self.accounts.len() > self.accounts_max
     }
 
+    /// Whether it is time to ask how far the projection is: what it has may leave, and a lane that finds
+    /// everything in memory hears of it by nothing else.
+    pub(super) fn is_stale(&self) -> bool {
+        self.ended.len() > ENDED_FEW && self.refreshed_at.elapsed() > REFRESH_EVERY
+    }
+
     /// Learns how far the projection is by now.
     pub(super) async fn refresh(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        self.refreshed_at = Instant::now();
         let checkpoint = load::checkpoint(&mut *connection, self.partition).await?;
         self.advance(checkpoint)
     }

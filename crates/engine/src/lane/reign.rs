@@ -162,7 +162,7 @@ impl<'a> Reign<'a> {
                 Step::Ended(ended) => self.land(ended?).await?,
                 Step::Again => {}
             }
-            if self.memory.is_full() {
+            if self.memory.is_full() || self.memory.is_stale() {
                 within(READ_WITHIN, self.memory.refresh(&mut self.reader)).await?;
             }
         }
