@@ -293,6 +293,7 @@ impl<P: FnMut(&str)> Run<P> {
         bulk::open_accounts(bus, &mut self.books, first..size.accounts_in_memory()).await?;
         let holds = first..(first + size.open_holds()).min(size.accounts_in_memory());
         Driver::new(bus, &mut self.books, &mut self.random).open_holds(holds, AT_ONCE).await?;
+        self.deployment.caught_up().await?;
         self.begin(Measure::Memory);
         let figures = memory::measure(&self.deployment, size.accounts_in_memory())?;
         self.keep(Measure::Memory, figures);

@@ -26,8 +26,9 @@ const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What a record takes besides its body and envelope.
 const RECORD_BYTES: usize = 512;
 
-/// How far followers may fall behind while the lane is pressed, in events: some ten seconds.
-const LAG_MAX: i64 = 1_000_000;
+/// How far followers may fall behind while the lane is pressed, in events: two seconds of their work.
+/// A take-over has to wait for the projector, or fold itself what it lacks.
+const LAG_MAX: i64 = 200_000;
 /// How long a follower waits before it looks again whether the lane is still pressed.
 const YIELD_FOR: Duration = Duration::from_millis(50);
 

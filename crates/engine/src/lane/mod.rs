@@ -44,8 +44,8 @@ const AHEAD_MAX: usize = 2;
 /// How long to wait before taking over again after the database was lost.
 const BACKOFF: Duration = Duration::from_millis(250);
 
-/// The most events that a take-over reads of the log itself; seconds.
-const TAIL_EVENTS_MAX: i64 = 200_000;
+/// The most events that a take-over reads of the log itself: more than the projector may lag in a burst.
+const TAIL_EVENTS_MAX: i64 = 300_000;
 /// How often to look whether the projections are that near, and how long a look may take.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
