@@ -1,9 +1,9 @@
 //! Tools that some tests need and that not every machine has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Set where the absence of a tool must be a failure, as in continuous integration.
 const SWITCH: &str = "HOLDFAST_TEST_REQUIRE_TOOLS";
@@ -28,12 +28,23 @@ pub fn nats_cli(not_run: &str) -> Result<Option<PathBuf>> {
     }
 }
 
+/// Installs what a file of pinned and hashed requirements names, and answers the folder.
+pub async fn python_packages(python: &Path, requirements: &Path) -> Result<PathBuf> {
+    let name = requirements.file_stem().context("a file")?;
+    let folder = crate::binary()?.parent().context("a folder")?.join("python").join(name);
+    let mut install = tokio::process::Command::new(python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]);
+    install.arg("--upgrade").arg("--target").arg(&folder).arg("-r").arg(requirements);
+    ensure!(install.status().await?.success(), "pip could not install {}", requirements.display());
+    Ok(folder)
+}
+
 /// A Python 3 with pip.
 pub fn python() -> Result<Option<PathBuf>> {
     let works = Command::new("python3").args(["-m", "pip", "--version"]).output();
     match works {
         Ok(output) if output.status.success() => Ok(Some("python3".into())),
-        _ => missing("python3 with pip", "tests/python/wire.py"),
+        _ => missing("python3 with pip", "the programs of tests/python"),
     }
 }
 

@@ -25,20 +25,7 @@ fn project() -> PathBuf {
 async fn a_client_in_python_that_knows_only_the_protocol_is_served_and_forgers_are_not() -> Result<()> {
     let Some(python) = tools::python()? else { return Ok(()) };
     let folder = project().join("tests/python");
-    let packages = binary()?.parent().context("a folder")?.join("python-packages");
-    let mut install = Command::new(&python);
-    install.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--require-hashes",
-        "--upgrade",
-    ]);
-    install.arg("--target").arg(&packages).arg("-r").arg(folder.join("requirements.txt"));
-    ensure!(install.status().await?.success(), "pip could not install nats-py");
-
+    let packages = tools::python_packages(&python, &folder.join("requirements.txt")).await?;
     let tenant = Tenant::new().await?;
     let ledger = Serve::start(&tenant).await?;
     let services = json!({"backend": tenant.nats_url("backend"), "auth": tenant.nats_url("auth")});

@@ -26,6 +26,7 @@ pub async fn projections(
     let mut differences = accounts(connection, partition, folded).await?;
     differences.extend(holds(connection, partition, folded).await?);
     differences.extend(books(connection, partition, folded).await?);
+    differences.extend(costs(connection, partition, folded).await?);
     differences.truncate(DIFFERENCES_MAX);
     Ok(differences)
 }
@@ -75,7 +76,7 @@ async fn holds(
     let mut rows = pin!(queries::every_hold(connection, partition));
     while let Some((owner, id, hold)) = rows.next().await.transpose()? {
         projected += 1;
-        let by_log = folded.account(&owner).and_then(|account| account.holds.get(&id));
+        let by_log = folded.account(&owner).and_then(|account| account.holds.get(&id)).map(Box::as_ref);
         if by_log != Some(&hold) && differences.len() < DIFFERENCES_MAX {
             differences
                 .push(format!("hold {id} of account {owner:?} is {by_log:?} by the log, {hold:?} projected"));
@@ -107,6 +108,26 @@ async fn books(
                 ));
             }
         }
+    }
+    Ok(differences)
+}
+
+async fn costs(
+    connection: &mut PgConnection,
+    partition: i16,
+    folded: &Folded,
+) -> Result<Vec<String>, StoreError> {
+    let (mut differences, mut projected) = (Vec::new(), 0);
+    let mut rows = pin!(queries::every_cost(connection, partition));
+    while let Some((key, cost)) = rows.next().await.transpose()? {
+        projected += 1;
+        let by_log = folded.cost(&key);
+        if by_log != Some(&cost) && differences.len() < DIFFERENCES_MAX {
+            differences.push(format!("the cost of {key:?} is {by_log:?} by the log, {cost:?} projected"));
+        }
+    }
+    if folded.costs() != projected {
+        differences.push(format!("the log has {} costs, the projection {projected}", folded.costs()));
     }
     Ok(differences)
 }

@@ -1,6 +1,7 @@
 //! The log, folded: every account with every hold, and the books.
 
 use holdfast_core::books::{Book, Postings, postings};
+use holdfast_core::costs::{Cost, CostKey, cost};
 use holdfast_core::evolve::FoldError;
 use holdfast_core::{Account, AccountId, Asset, Event, Position, evolve};
 use holdfast_store::Map;
@@ -11,6 +12,7 @@ pub struct Folded {
     /// The last event folded.
     pub position: Position,
     accounts: Map<AccountId, Option<Account>>,
+    costs: Map<CostKey, Cost>,
     books: Vec<(Asset, [i128; Book::ALL.len()])>,
 }
 
@@ -22,6 +24,9 @@ impl Folded {
             None => evolve(self.accounts.entry(event.account.clone()).or_default(), event)?,
         }
         self.position = event.position;
+        if let Some((key, cost)) = cost(event) {
+            self.costs.entry(key).or_default().add(cost);
+        }
         let Some(asset) = event.asset else { return Ok(()) };
         let Postings(changes) = postings(&event.fact);
         let at = self.books.iter().position(|(known, _)| *known == asset).unwrap_or_else(|| {
@@ -50,6 +55,18 @@ impl Folded {
     pub fn book(&self, asset: Asset, book: Book) -> i128 {
         let index = Book::ALL.iter().position(|known| *known == book).expect("every book is listed");
         self.books.iter().find(|(known, _)| *known == asset).map_or(0, |(_, books)| books[index])
+    }
+
+    /// What priced charges of this key sum to.
+    #[must_use]
+    pub fn cost(&self, key: &CostKey) -> Option<&Cost> {
+        self.costs.get(key)
+    }
+
+    /// How many keys have costs.
+    #[must_use]
+    pub fn costs(&self) -> usize {
+        self.costs.len()
     }
 
     /// The assets that something was posted in.

@@ -8,6 +8,7 @@
 
 pub mod compare;
 pub mod folded;
+mod prices;
 pub mod replay;
 pub mod signatures;
 pub mod verify;

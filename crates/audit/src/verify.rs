@@ -7,12 +7,14 @@
 
 use holdfast_core::chain::{GENESIS, Hash};
 use holdfast_core::{AccountId, Position};
+use holdfast_prices::Book;
 use holdfast_protocol::RootToken;
 use holdfast_store::{Head, Row, StoreError, copy, head};
 use sqlx::PgConnection;
 
 use crate::compare;
 use crate::folded::Folded;
+use crate::prices::Prices;
 use crate::replay::runs;
 use crate::signatures::Signatures;
 
@@ -31,6 +33,10 @@ pub struct Report {
     pub signed: Option<u64>,
     /// Rows whose key is not known.
     pub unverifiable: u64,
+    /// Priced rows whose rates are in their book; none when prices were not asked for.
+    pub priced: Option<u64>,
+    /// Priced rows by a book that was not given.
+    pub unknown_books: u64,
 }
 
 /// Something that is wrong.
@@ -49,6 +55,8 @@ pub struct Finding {
 pub struct Options<'a> {
     /// The tokens to check signatures with.
     pub signatures: Option<&'a [RootToken]>,
+    /// The price books to compare every priced charge with.
+    pub prices: Option<&'a [Book]>,
 }
 
 /// Why the walk along the log ended.
@@ -125,6 +133,7 @@ struct Walk<'a> {
     time: holdfast_core::Timestamp,
     folded: Folded,
     signatures: Option<Signatures<'a>>,
+    prices: Option<Prices<'a>>,
     accounts: std::collections::HashSet<AccountId>,
 }
 
@@ -137,6 +146,7 @@ impl<'a> Walk<'a> {
             time: holdfast_core::Timestamp::default(),
             folded: Folded::default(),
             signatures: options.signatures.map(Signatures::new),
+            prices: options.prices.map(Prices::new),
             accounts: std::collections::HashSet::new(),
         }
     }
@@ -172,6 +182,11 @@ impl<'a> Walk<'a> {
         {
             return found("signature", problem);
         }
+        if let Some(prices) = &mut self.prices
+            && let Err(problem) = prices.check(&row.event)
+        {
+            return found("price", problem);
+        }
         if matches!(row.event.fact, holdfast_core::Fact::AccountOpened { .. }) {
             self.accounts.insert(row.event.account.clone());
         }
@@ -189,6 +204,7 @@ impl<'a> Walk<'a> {
     }
 
     fn report(self, findings: Vec<Finding>) -> Report {
+        let unknown_books = self.prices.as_ref().map_or(0, |prices| prices.unverifiable);
         let unverifiable = self.signatures.as_ref().map_or(0, |signatures| signatures.unverifiable);
         Report {
             position: self.position,
@@ -197,6 +213,8 @@ impl<'a> Walk<'a> {
             findings,
             signed: self.signatures.map(|signatures| signatures.good),
             unverifiable,
+            priced: self.prices.map(|prices| prices.good),
+            unknown_books,
         }
     }
 }

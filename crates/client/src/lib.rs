@@ -9,6 +9,7 @@
 //! is dropped. [`ClientError::Unavailable`] carries the id: the command may still be decided.
 
 pub mod nats;
+pub mod query;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -57,8 +57,9 @@ pub struct Account {
     pub opening: Opening,
     /// Its last event.
     pub last_position: Position,
-    /// Its holds, by id.
-    pub holds: BTreeMap<HoldId, Hold>,
+    /// Its holds, by id. Boxed: a node of the map has room for eleven entries, and most accounts
+    /// have one.
+    pub holds: BTreeMap<HoldId, Box<Hold>>,
 }
 
 /// The terms that an account was opened with.

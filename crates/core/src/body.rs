@@ -11,6 +11,8 @@ use crate::hold::{Late, OnExpiry, Overage};
 use crate::id::{HoldId, Position};
 use crate::money::Decimal;
 use crate::text::{ExternalRef, Note, Text, Tier};
+use crate::trace::Trace;
+use crate::usage::Usage;
 
 /// A job of the caller's, at most 128 bytes, which stands for a hold.
 pub type JobId = Text<128>;
@@ -91,6 +93,12 @@ pub struct Deduct {
     /// What for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Note>,
+    /// What the amount is the price of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<Usage>>,
+    /// The trace that the caller is part of, in the form of W3C Trace Context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// Promises money to a call that is about to be made.
@@ -120,6 +128,12 @@ pub struct Reserve {
     /// The saga that this reserve starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saga: Option<JobId>,
+    /// What the amount is the price of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<Usage>>,
+    /// The trace that the caller is part of, in the form of W3C Trace Context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// Charges what a call really cost.
@@ -141,6 +155,12 @@ pub struct Capture {
     /// Why this much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Note>,
+    /// What the amount is the price of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Box<Usage>>,
+    /// The trace that the caller is part of, in the form of W3C Trace Context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// Frees a hold that is not needed.
@@ -156,6 +176,9 @@ pub struct Release {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Note>,
+    /// The trace that the caller is part of, in the form of W3C Trace Context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// Gives a hold more time.

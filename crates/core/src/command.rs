@@ -17,6 +17,8 @@ use crate::money::{AmountError, Asset, Decimal};
 use crate::rejection::Refusal;
 use crate::text::{ExternalRef, Note, Text, Tier};
 use crate::time::Timestamp;
+use crate::trace::Traced;
+use crate::usage::Usage;
 
 /// How long a hold lives when the reserve does not say: ten minutes.
 pub const TTL_DEFAULT_MS: u64 = 10 * 60 * 1000;
@@ -144,12 +146,17 @@ pub enum Intent {
     Deduct {
         amount: Decimal,
         reason: Option<Note>,
+        usage: Option<Box<Usage>>,
+        #[serde(skip)]
+        trace: Traced,
     },
     Reserve(Reserve),
     Capture(Capture),
     Release {
         hold: HoldId,
         reason: Option<Note>,
+        #[serde(skip)]
+        trace: Traced,
     },
     Extend {
         hold: HoldId,
@@ -182,6 +189,9 @@ pub struct Reserve {
     pub late: Option<Late>,
     pub job_id: Option<JobId>,
     pub saga: Option<JobId>,
+    pub usage: Option<Box<Usage>>,
+    #[serde(skip)]
+    pub trace: Traced,
 }
 
 /// A capture with its hold resolved.
@@ -193,6 +203,9 @@ pub struct Capture {
     #[serde(rename = "final")]
     pub is_final: bool,
     pub reason: Option<Note>,
+    pub usage: Option<Box<Usage>>,
+    #[serde(skip)]
+    pub trace: Traced,
 }
 
 impl Intent {
@@ -214,14 +227,16 @@ impl Intent {
                 Intent::ReverseTopUp { of, amount: positive_if_given(amount)?, reason }
             }
             Verb::Deduct => {
-                let body::Deduct { amount, reason } = read(json)?;
-                Intent::Deduct { amount: positive(amount)?, reason }
+                let body::Deduct { amount, reason, usage, trace } = read(json)?;
+                let (amount, usage) = (positive(amount)?, priceable(usage)?);
+                Intent::Deduct { amount, reason, usage, trace: Traced(trace) }
             }
             Verb::Reserve => Intent::Reserve(reserve(read(json)?, &keys)?),
             Verb::Capture => capture(read(json)?, &keys)?,
             Verb::Release => {
-                let body::Release { hold, job_id, reason } = read(json)?;
-                Intent::Release { hold: keys.hold(hold, job_id.as_ref())?, reason }
+                let body::Release { hold, job_id, reason, trace } = read(json)?;
+                let hold = keys.hold(hold, job_id.as_ref())?;
+                Intent::Release { hold, reason, trace: Traced(trace) }
             }
             Verb::Extend => {
                 let body::Extend { hold, ttl_ms } = read(json)?;
@@ -353,6 +368,8 @@ fn reserve(body: body::Reserve, keys: &Keys<'_>) -> Result<Reserve, Refusal> {
         late: body.late,
         job_id: body.job_id,
         saga: body.saga,
+        usage: priceable(body.usage)?,
+        trace: Traced(body.trace),
     })
 }
 
@@ -361,8 +378,24 @@ fn capture(body: body::Capture, keys: &Keys<'_>) -> Result<Intent, Refusal> {
     if !is_final && body.amount.is_some_and(|amount| amount.is_zero()) {
         return Err(Refusal::invalid("amount", "may be zero only in a final capture"));
     }
-    let hold = keys.hold(body.hold, body.job_id.as_ref())?;
-    Ok(Intent::Capture(Capture { hold, amount: body.amount, is_final, reason: body.reason }))
+    if body.usage.is_some() && body.amount.is_none() {
+        return Err(Refusal::invalid("amount", "must be given beside `usage`: it is the price of the usage"));
+    }
+    Ok(Intent::Capture(Capture {
+        hold: keys.hold(body.hold, body.job_id.as_ref())?,
+        amount: body.amount,
+        is_final,
+        reason: body.reason,
+        usage: priceable(body.usage)?,
+        trace: Traced(body.trace),
+    }))
+}
+
+fn priceable(usage: Option<Box<Usage>>) -> Result<Option<Box<Usage>>, Refusal> {
+    if let Some(usage) = &usage {
+        usage.check().map_err(|error| Refusal::invalid("usage", error))?;
+    }
+    Ok(usage)
 }
 
 fn positive(amount: Decimal) -> Result<Decimal, Refusal> {

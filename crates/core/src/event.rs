@@ -19,6 +19,8 @@ use crate::money::{Asset, Units};
 use crate::rejection::Rejection;
 use crate::text::{ExternalRef, Note, Tier};
 use crate::time::Timestamp;
+use crate::trace::Trace;
+use crate::usage::Priced;
 
 /// The kinds of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -122,6 +124,10 @@ pub enum Fact {
         amount: Units,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Note>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priced: Option<Box<Priced>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// Money was promised.
     Reserved {
@@ -133,6 +139,10 @@ pub enum Fact {
         job_id: Option<JobId>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         saga: Option<JobId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priced: Option<Box<Priced>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// A hold was charged: `held` of what it promised and `drawn` beyond it; the house absorbed
     /// `absorbed`; `released` was freed, which a final capture does with all that is left.
@@ -146,6 +156,10 @@ pub enum Fact {
         is_final: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Note>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priced: Option<Box<Priced>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// A hold that had ended was charged after all, and is settled now.
     CapturedLate {
@@ -154,6 +168,10 @@ pub enum Fact {
         absorbed: Units,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Note>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priced: Option<Box<Priced>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// A hold was freed, or (a tombstone) can never be reserved.
     Released {
@@ -162,6 +180,8 @@ pub enum Fact {
         tombstone: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Note>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// A hold has more time.
     Extended { hold: HoldId, expires_at: Timestamp },
@@ -235,6 +255,31 @@ impl Fact {
             Fact::HoldExpired { released, captured, .. } => Some((*released).max(*captured)),
             Fact::Rejected { amount, .. } => *amount,
             Fact::AccountOpened { .. } | Fact::AccountSet { .. } | Fact::Extended { .. } => None,
+        }
+    }
+
+    /// What it is the price of, with the rates.
+    #[must_use]
+    pub fn priced(&self) -> Option<&Priced> {
+        match self {
+            Fact::Deducted { priced, .. }
+            | Fact::Reserved { priced, .. }
+            | Fact::Captured { priced, .. }
+            | Fact::CapturedLate { priced, .. } => priced.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The trace of the command that made it.
+    #[must_use]
+    pub fn trace(&self) -> Option<&Trace> {
+        match self {
+            Fact::Deducted { trace, .. }
+            | Fact::Reserved { trace, .. }
+            | Fact::Captured { trace, .. }
+            | Fact::CapturedLate { trace, .. }
+            | Fact::Released { trace, .. } => trace.as_ref(),
+            _ => None,
         }
     }
 

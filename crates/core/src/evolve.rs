@@ -5,6 +5,7 @@
 //! from a wrong balance.
 
 use crate::account::{Account, AccountStatus, Opening};
+use crate::chain::Hash;
 use crate::event::{Event, Fact, Kind};
 use crate::hold::{End, Hold, HoldStatus, OnExpiry, Policies};
 use crate::id::{HoldId, Position};
@@ -88,8 +89,9 @@ fn apply(account: &mut Account, event: &Event) -> Option<()> {
         Fact::TopUpReversed { amount, .. } | Fact::Deducted { amount, .. } => {
             account.posted = account.posted.checked_sub(*amount)?;
         }
-        Fact::Reserved { hold, amount, expires_at, policies, .. } => {
-            reserve(account, event, *hold, *amount, *expires_at, *policies)?;
+        Fact::Reserved { hold, amount, expires_at, policies, priced, .. } => {
+            let rates = priced.as_ref().map(|priced| priced.usage.rates.digest());
+            reserve(account, event, *hold, *amount, *expires_at, *policies, rates)?;
         }
         Fact::Captured { hold, held, drawn, absorbed, released, is_final, .. } => {
             let freed = held.checked_add(*released)?;
@@ -152,6 +154,7 @@ fn reserve(
     amount: Units,
     expires_at: Timestamp,
     policies: Policies,
+    rates: Option<Hash>,
 ) -> Option<()> {
     account.held = account.held.checked_add(amount)?;
     let hold = Hold {
@@ -164,8 +167,9 @@ fn reserve(
         expires_at,
         ended: None,
         last_position: event.position,
+        rates,
     };
-    account.holds.insert(id, hold).is_none().then_some(())
+    account.holds.insert(id, Box::new(hold)).is_none().then_some(())
 }
 
 fn entomb(account: &mut Account, event: &Event, id: HoldId) -> Option<()> {
@@ -179,14 +183,15 @@ fn entomb(account: &mut Account, event: &Event, id: HoldId) -> Option<()> {
         expires_at: event.time,
         ended: Some(End { kind: Kind::Released, position: event.position }),
         last_position: event.position,
+        rates: None,
     };
-    account.holds.insert(id, hold).is_none().then_some(())
+    account.holds.insert(id, Box::new(hold)).is_none().then_some(())
 }
 
 fn open_hold<'a>(account: &'a mut Account, id: HoldId, event: &Event) -> Option<&'a mut Hold> {
     let hold = account.holds.get_mut(&id).filter(|hold| hold.is_open())?;
     hold.last_position = event.position;
-    Some(hold)
+    Some(hold.as_mut())
 }
 
 fn end(hold: &mut Hold, status: HoldStatus, event: &Event) {

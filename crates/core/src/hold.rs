@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::Hash;
 use crate::event::Kind;
 use crate::id::Position;
 use crate::money::Units;
@@ -126,6 +127,8 @@ pub struct Hold {
     pub ended: Option<End>,
     /// Its last event.
     pub last_position: Position,
+    /// The digest of the rates that it was reserved under; none when it was reserved without.
+    pub rates: Option<Hash>,
 }
 
 impl Hold {

@@ -12,6 +12,9 @@ use crate::hold::{End, HoldStatus};
 use crate::id::Position;
 use crate::money::{Asset, Units};
 
+/// An amount or rates that are not those of the call, whether or not the state had to be asked.
+const PRICE_MISMATCH: &str = "price_mismatch";
+
 /// A rejection that depended on the state of the account; remembered in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -42,7 +45,14 @@ pub enum Rejection {
     /// More than is left of the charge.
     ExceedsCharge { left: Units },
     /// More than may be taken.
-    InsufficientFunds { needed: Units, takeable: Units, held: Units },
+    InsufficientFunds {
+        needed: Units,
+        takeable: Units,
+        held: Units,
+        /// Of a priced command: how much output there is money for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        affordable_output_tokens: Option<u64>,
+    },
     /// A hold of this id was reserved before.
     HoldExists { status: HoldStatus },
     /// No hold of this id.
@@ -55,6 +65,8 @@ pub enum Rejection {
     HoldReleased { by: End },
     /// The hold's time came before.
     HoldExpired { by: End },
+    /// The rates are not those that the hold was reserved under.
+    PriceMismatch,
     /// A hold may not live that long.
     TtlTooLong { max_ms: u64 },
     /// Nobody waits for this any more.
@@ -87,6 +99,7 @@ impl Rejection {
             Rejection::HoldSettled { .. } => "hold_settled",
             Rejection::HoldReleased { .. } => "hold_released",
             Rejection::HoldExpired { .. } => "hold_expired",
+            Rejection::PriceMismatch => PRICE_MISMATCH,
             Rejection::TtlTooLong { .. } => "ttl_too_long",
             Rejection::CommandExpired { .. } => "command_expired",
             Rejection::Quarantined => "quarantined",
@@ -120,12 +133,17 @@ impl Rejection {
             Rejection::ExceedsTopUp { left } => format!("{} is left of the top-up", money(*left)),
             Rejection::ChargeNotFound => "`of` names no charge of this account".to_owned(),
             Rejection::ExceedsCharge { left } => format!("{} is left of the charge", money(*left)),
-            Rejection::InsufficientFunds { needed, takeable, held } => format!(
-                "{} is needed, {} may be taken, {} is held by calls in flight",
-                money(*needed),
-                money(*takeable),
-                money(*held)
-            ),
+            Rejection::InsufficientFunds { needed, takeable, held, affordable_output_tokens } => {
+                let affordable = affordable_output_tokens.map_or_else(String::new, |tokens| {
+                    format!("; that is enough for {tokens} output tokens")
+                });
+                format!(
+                    "{} is needed, {} may be taken, {} is held by calls in flight{affordable}",
+                    money(*needed),
+                    money(*takeable),
+                    money(*held)
+                )
+            }
             Rejection::HoldExists { status } => {
                 format!("a hold of this id exists and is {}; use a new id", status.as_str())
             }
@@ -136,6 +154,9 @@ impl Rejection {
             Rejection::HoldSettled { by } => ended("settled", by),
             Rejection::HoldReleased { by } => ended("released", by),
             Rejection::HoldExpired { by } => ended("expired", by),
+            Rejection::PriceMismatch => {
+                "the rates differ from those that the hold was reserved under; capture with those".to_owned()
+            }
             Rejection::TtlTooLong { max_ms } => format!("a hold lives at most {max_ms} ms from its reserve"),
             Rejection::CommandExpired { expired_at_ms } => {
                 format!("`exp` ({expired_at_ms}) had passed when the command was decided; nothing was taken")
@@ -179,6 +200,13 @@ pub enum Refusal {
         /// The members that differ.
         differs: Vec<String>,
     },
+    /// The amount is not the price of the usage.
+    PriceMismatch {
+        /// What the command says, in whole units.
+        stated: String,
+        /// What its tokens and rates come to.
+        computed: String,
+    },
 }
 
 impl Refusal {
@@ -193,6 +221,7 @@ impl Refusal {
         match self {
             Refusal::InvalidCommand { .. } => "invalid_command",
             Refusal::IdempotencyConflict { .. } => "idempotency_conflict",
+            Refusal::PriceMismatch { .. } => PRICE_MISMATCH,
         }
     }
 
@@ -201,6 +230,9 @@ impl Refusal {
     pub fn detail(&self) -> String {
         match self {
             Refusal::InvalidCommand { field, problem } => format!("{field}: {problem}"),
+            Refusal::PriceMismatch { stated, computed } => {
+                format!("amount: {stated} was stated, the tokens at these rates cost {computed}")
+            }
             Refusal::IdempotencyConflict { position, differs } => format!(
                 "this id was used at position {position} for another command; it differs in {}; a new try needs a new id",
                 differs.join(", ")

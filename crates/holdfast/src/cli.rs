@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, finance, look, relay, send, token};
+use crate::commands::{bench, demo, finance, look, prices, relay, send, token};
 use crate::output::Output;
 use crate::settings::{DatabaseArgs, ServeArgs};
 
@@ -57,6 +57,11 @@ pub(crate) enum Command {
     /// Mend the projections.
     #[command(subcommand)]
     Projections(finance::ProjectionsCommand),
+    /// Import, compare, publish and show price books.
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
+    /// Show what models cost, by model, user or day.
+    Costs(look::CostsArgs),
     /// Make, derive and check the secrets that commands are signed with.
     #[command(subcommand)]
     Token(token::TokenCommand),

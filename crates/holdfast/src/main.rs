@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod monitor;
 mod output;
+mod prices;
 mod progress;
 mod runtime;
 mod services;

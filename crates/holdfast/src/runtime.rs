@@ -27,6 +27,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::monitor::LedgerMonitor;
+use crate::prices::InForce;
 use crate::services::{self, Services};
 use crate::settings::{self, TuningArgs};
 
@@ -207,12 +208,16 @@ impl Ledger {
             keys: facade.keys,
             audience: config.audience.clone(),
         };
+        let prices = InForce::read(&pool).await?;
+        let book = prices.book.subscribe();
+        self.parts.spawn(prices.follow(pool.clone(), self.stop.clone()));
         let facade = Facade::new(FacadeConfig {
             client: Client::connect(options).await?,
             pool: pool.clone(),
             partition: PARTITION,
             projected: monitor.projected.clone(),
             monitor: Arc::clone(&monitor) as Arc<dyn holdfast_http::Monitor>,
+            book: book.clone(),
             tokens: config.roots.iter().map(|root| root.text().clone()).collect(),
             docs: config.tuning.docs,
             metrics: facade.metrics,
@@ -220,7 +225,7 @@ impl Ledger {
         let (router, stop) = (holdfast_http::router(facade), self.stop_facade.clone());
         self.facade =
             Some(tokio::spawn(holdfast_http::server::serve(listener, router, connections_max(), stop)));
-        let services = Arc::new(Services { pool, monitor });
+        let services = Arc::new(Services { pool, monitor, book });
         let registered = services::register(&config.nats_url, &services).await?;
         self.parts.spawn(services::run(config.nats_url.clone(), services, registered, self.stop.clone()));
         Ok(())

@@ -10,16 +10,20 @@ use anyhow::{Result, anyhow};
 use async_nats::service::error::Error as ServiceError;
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
+use chrono::Utc;
 use futures_util::StreamExt;
 use holdfast_core::{AccountId, Issuer};
 use holdfast_engine::bus;
 use holdfast_http::Monitor;
-use holdfast_projector::queries;
+use holdfast_prices::book::UNPRICED_MODEL;
+use holdfast_prices::{Ask, Book};
+use holdfast_projector::queries::{self, OpenSaga};
 use holdfast_protocol::outcome::Told;
 use holdfast_protocol::subject;
 use holdfast_store::lookup;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +35,7 @@ use crate::runtime::PARTITION;
 pub(crate) struct Services {
     pub(crate) pool: PgPool,
     pub(crate) monitor: Arc<LedgerMonitor>,
+    pub(crate) book: watch::Receiver<Arc<Book>>,
 }
 
 type Answer = Result<Value, ServiceError>;
@@ -40,11 +45,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait before connecting again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How many open sagas are told at once.
+const SAGAS_MAX: i64 = 1_000;
+
 /// The queries, each with its subject below `ledger.svc`.
-const ENDPOINTS: [(&str, &str); 5] = [
+const ENDPOINTS: [(&str, &str); 7] = [
     ("balance", "balance.*"),
     ("hold", "hold.*.*"),
     ("command", "command.*.*"),
+    ("prices", "prices.*"),
+    ("sagas", "sagas.*"),
     ("health", "health"),
     ("stats", "stats"),
 ];
@@ -110,7 +120,7 @@ pub(crate) async fn register(url: &str, services: &Arc<Services>) -> Result<Regi
         let services = Arc::clone(services);
         tasks.spawn(async move {
             while let Some(request) = endpoint.next().await {
-                let asked = services.answer(&request.message.subject);
+                let asked = services.answer(&request.message.subject, &request.message.payload);
                 let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
                 let answer = answer.unwrap_or_else(|_| Err(error(503, "the database does not answer")));
                 let answer = answer.map(|value| Bytes::from(value.to_string()));
@@ -124,12 +134,14 @@ pub(crate) async fn register(url: &str, services: &Arc<Services>) -> Result<Regi
 }
 
 impl Services {
-    async fn answer(&self, asked: &str) -> Answer {
+    async fn answer(&self, asked: &str, payload: &[u8]) -> Answer {
         let tokens: Vec<&str> = asked.split('.').skip(2).collect();
         match tokens[..] {
             ["balance", account] => self.balance(account).await,
             ["hold", account, hold] => self.hold(account, hold).await,
             ["command", issuer, id] => self.command(issuer, id).await,
+            ["prices", model] => self.price(model, payload),
+            ["sagas", definition] => self.sagas(definition).await,
             ["health"] => Ok(self.health().await),
             ["stats"] => self.stats().await,
             _ => Err(error(404, "there is no such query")),
@@ -160,6 +172,26 @@ impl Services {
         let row = rows.map_err(unavailable)?.remove(&key);
         let row = row.ok_or_else(|| error(404, "no such command was decided"))?;
         serde_json::to_value(Told::of_event(id, &row.event, true)).map_err(unavailable)
+    }
+
+    fn price(&self, token: &str, payload: &[u8]) -> Answer {
+        let model = subject::account_of_token(token);
+        let model = model.ok_or_else(|| error(400, "the token is no encoded model"))?;
+        let which: Ask = match payload {
+            [] => Ask::default(),
+            json => serde_json::from_slice(json).map_err(|problem| error(400, &problem.to_string()))?,
+        };
+        let quote = self.book.borrow().quote(&Ask { model, ..which }, Utc::now());
+        let quote = quote.map_err(|why| error(404, &format!("{UNPRICED_MODEL}: {why}")))?;
+        serde_json::to_value(quote).map_err(unavailable)
+    }
+
+    async fn sagas(&self, definition: &str) -> Answer {
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        let prefix = format!("{definition}/");
+        let open = queries::open_sagas(&mut connection, PARTITION, &prefix, SAGAS_MAX).await;
+        let view = |open: OpenSaga| json!({"account": open.account, "hold": open.hold, "saga": open.saga});
+        Ok(open.map_err(unavailable)?.into_iter().map(view).collect())
     }
 
     async fn health(&self) -> Value {

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use holdfast_client::{Client, ClientError, Request};
 use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Issuer, Position, Verb};
+use holdfast_prices::Book;
 use holdfast_protocol::Outcome;
 use holdfast_protocol::outcome::Told;
 use holdfast_store::{StoreError, head, lookup};
@@ -71,6 +72,8 @@ pub struct FacadeConfig {
     pub projected: watch::Receiver<Position>,
     /// What only the running ledger knows.
     pub monitor: Arc<dyn Monitor>,
+    /// The price book in force.
+    pub book: watch::Receiver<Arc<Book>>,
     /// The accepted internal tokens.
     pub tokens: Vec<SecretString>,
     /// Whether `/docs` and `/openapi.json` need no token.
@@ -111,6 +114,11 @@ impl Facade {
 
     pub(crate) fn partition(&self) -> i16 {
         self.config.partition
+    }
+
+    /// The price book in force.
+    pub(crate) fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.config.book.borrow())
     }
 
     pub(crate) fn monitor(&self) -> &dyn Monitor {

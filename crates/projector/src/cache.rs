@@ -131,7 +131,7 @@ impl Cache {
                     "a hold of account {owner:?} is projected, the account is not"
                 ))
             })?;
-            account.holds.insert(row.try_get("hold")?, rows::hold(row)?);
+            account.holds.insert(row.try_get("hold")?, Box::new(rows::hold(row)?));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 use holdfast_core::books::{Book, Postings, postings};
 use holdfast_core::chain::Hash;
+use holdfast_core::costs::{Cost, CostKey, cost};
 use holdfast_core::{AccountId, Asset, Event, Fact, HoldId, Position, evolve};
 use holdfast_store::recent::{self, Recent, Run};
 use holdfast_store::{Map, StoreError, read};
@@ -158,8 +159,14 @@ pub(crate) enum State {
     Known,
 }
 
-/// What a reserve says of its hold that the rules do not need: job and saga.
-pub(crate) type Labels = (Option<String>, Option<String>);
+/// What a reserve says of its hold that the rules do not need.
+#[derive(Default)]
+pub(crate) struct Labels {
+    pub(crate) job_id: Option<String>,
+    pub(crate) saga: Option<String>,
+    /// As JSON.
+    pub(crate) usage: Option<String>,
+}
 
 /// What a run of events touched; how it is then, the cache says.
 #[derive(Default)]
@@ -173,6 +180,8 @@ pub(crate) struct Changes {
     pub(crate) labels: Map<(AccountId, HoldId), Labels>,
     /// Each event's position with that of its account's event before.
     pub(crate) activity: Vec<(Position, Position)>,
+    /// What priced charges add to the costs.
+    pub(crate) costs: Map<CostKey, Cost>,
     /// What each asset's books change by, in the order of [`Book::ALL`].
     pub(crate) books: Vec<(Asset, [i128; Book::ALL.len()])>,
 }
@@ -188,14 +197,21 @@ impl Changes {
         }
         if let Some(hold) = event.fact.hold().filter(|_| !matches!(event.fact, Fact::Rejected { .. })) {
             let key = (event.account.clone(), hold);
-            if let Fact::Reserved { job_id, saga, .. } = &event.fact
-                && (job_id.is_some() || saga.is_some())
+            if let Fact::Reserved { job_id, saga, priced, .. } = &event.fact
+                && (job_id.is_some() || saga.is_some() || priced.is_some())
             {
                 let text = |label: &Option<_>| label.as_ref().map(ToString::to_string);
-                self.labels.insert(key.clone(), (text(job_id), text(saga)));
+                let usage = priced
+                    .as_ref()
+                    .map(|priced| serde_json::to_string(&priced.usage).expect("a usage is plain values"));
+                let labels = Labels { job_id: text(job_id), saga: text(saga), usage };
+                self.labels.insert(key.clone(), labels);
             }
             let made = matches!(event.fact, Fact::Reserved { .. } | Fact::Released { tombstone: true, .. });
             self.holds.entry(key).or_insert(if made { State::New } else { State::Known });
+        }
+        if let Some((key, cost)) = cost(event) {
+            self.costs.entry(key).or_default().add(cost);
         }
         if let Some(asset) = event.asset {
             self.post(asset, postings(&event.fact));

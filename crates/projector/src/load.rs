@@ -58,7 +58,7 @@ pub async fn accounts(
     let sql = format!(
         "SELECT c.position AS checkpoint, {account}, e.posted AS logged_posted, e.held AS logged_held,
                 h.hold, h.status AS hold_status, h.amount, h.captured, h.absorbed, h.policies, h.reserved_at,
-                h.expires_at, h.last_position AS hold_last_position
+                h.expires_at, h.rates, h.last_position AS hold_last_position
          FROM projection.checkpoint c
          LEFT JOIN (UNNEST($2::bytea[]) AS n (account) CROSS JOIN LATERAL (
              SELECT * FROM projection.account WHERE partition = $1 AND account = n.account LIMIT 1
@@ -87,7 +87,7 @@ pub async fn accounts(
         }
         if let Some(hold) = row.try_get::<Option<HoldId>, _>("hold")? {
             let account = accounts.get_mut(&id).expect("inserted above");
-            account.holds.insert(hold, open_hold(row)?);
+            account.holds.insert(hold, Box::new(open_hold(row)?));
         }
     }
     Ok(AsOf { checkpoint, value: accounts })
@@ -115,6 +115,7 @@ fn open_hold(row: &sqlx::postgres::PgRow) -> Result<Hold, StoreError> {
         expires_at: moment(row.try_get("expires_at")?),
         ended: None,
         last_position: Position(row.try_get("hold_last_position")?),
+        rates: rows::rates(row)?,
     })
 }
 

@@ -52,7 +52,8 @@ async fn alone(connection: &mut PgConnection) -> Result<(), StoreError> {
 /// Empties the tables that are put away, of every partition.
 async fn clear(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::raw_sql(
-        "TRUNCATE projection_next.account, projection_next.hold, projection_next.activity, projection_next.book;
+        "TRUNCATE projection_next.account, projection_next.hold, projection_next.activity, projection_next.book,
+                  projection_next.cost;
          UPDATE projection_next.checkpoint SET position = 0",
     )
     .execute(connection)

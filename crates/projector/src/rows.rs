@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_core::account::Opening;
+use holdfast_core::chain::Hash;
 use holdfast_core::hold::{End, Policies};
 use holdfast_core::text::Tier;
 use holdfast_core::{Account, AccountId, AccountStatus, Hold, HoldStatus, Kind, Position};
@@ -17,7 +18,7 @@ pub(crate) const ACCOUNT: &str = "a.account, a.asset, a.tier, a.status, a.overdr
 
 /// The columns that [`hold`] reads, of a table called `h`.
 pub(crate) const HOLD: &str = "h.account, h.hold, h.status, h.amount, h.captured, h.absorbed, h.policies, \
-     h.reserved_at, h.expires_at, h.ended_kind, h.ended_position, h.last_position";
+     h.reserved_at, h.expires_at, h.ended_kind, h.ended_position, h.last_position, h.rates";
 
 pub(crate) fn account_id(bytes: Vec<u8>) -> Result<AccountId, StoreError> {
     let text = String::from_utf8(bytes).map_err(|_| unreadable("account"))?;
@@ -65,7 +66,14 @@ pub(crate) fn hold(row: &PgRow) -> Result<Hold, StoreError> {
         expires_at: moment(row.try_get("expires_at")?),
         ended,
         last_position: Position(row.try_get("last_position")?),
+        rates: rates(row)?,
     })
+}
+
+/// The digest of the rates that a hold was reserved under.
+pub(crate) fn rates(row: &PgRow) -> Result<Option<Hash>, StoreError> {
+    let digest: Option<&[u8]> = row.try_get("rates")?;
+    digest.map(|digest| digest.try_into().map_err(|_| unreadable("rates"))).transpose()
 }
 
 /// One of the words that a status or kind is stored as.

@@ -6,6 +6,7 @@
 //! while the fold has its lock: no belief of the planner about a table that grows makes this slow.
 
 use holdfast_core::books::Book;
+use holdfast_core::costs::{Cost, CostKey};
 use holdfast_core::{Account, AccountId, Hold, HoldId};
 use holdfast_store::record::date;
 use holdfast_store::{Map, StoreError};
@@ -45,7 +46,8 @@ pub(crate) async fn changes(
     write.new_holds(&touched(State::New)).await?;
     write.holds(&touched(State::Known)).await?;
     write.activity(changed).await?;
-    write.books(changed).await
+    write.books(changed).await?;
+    write.costs(changed).await
 }
 
 /// A hold with what identifies it.
@@ -150,18 +152,22 @@ impl Write<'_> {
         };
         let sql = format!(
             "INSERT INTO {}.hold (partition, hold, account, status, amount, captured, absorbed, expires_at, ended_kind,
-                                  ended_position, last_position, policies, reserved_at, job_id, saga)
+                                  ended_position, last_position, policies, reserved_at, job_id, saga, usage, rates)
              SELECT $1, * FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::int8[], $6::int8[], $7::int8[],
                                       $8::timestamptz[], $9::text[], $10::int8[], $11::int8[], $12::text[],
-                                      $13::timestamptz[], $14::text[], $15::text[])",
+                                      $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::bytea[])",
             self.schema
         );
         let query = state(sqlx::query(AssertSqlSafe(sql)).bind(self.partition), holds);
         let result = query
             .bind(holds.iter().map(|held| policies(held.hold)).collect::<Vec<String>>())
             .bind(holds.iter().map(|held| date(held.hold.reserved_at)).collect::<Vec<_>>())
-            .bind(label(|labels| &labels.0))
-            .bind(label(|labels| &labels.1))
+            .bind(label(|labels| &labels.job_id))
+            .bind(label(|labels| &labels.saga))
+            .bind(label(|labels| &labels.usage))
+            .bind(
+                holds.iter().map(|held| held.hold.rates.as_ref().map(|rates| &rates[..])).collect::<Vec<_>>(),
+            )
             .execute(&mut *self.connection)
             .await?;
         all(&result, holds.len(), "hold")
@@ -199,6 +205,46 @@ impl Write<'_> {
             .bind(self.partition)
             .bind(changed.activity.iter().map(|(position, _)| position.0).collect::<Vec<i64>>())
             .bind(changed.activity.iter().map(|(_, previous)| previous.0).collect::<Vec<i64>>())
+            .execute(&mut *self.connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn costs(&mut self, changed: &Changes) -> Result<(), StoreError> {
+        if changed.costs.is_empty() {
+            return Ok(());
+        }
+        let costs: Vec<(&CostKey, &Cost)> = changed.costs.iter().collect();
+        let text =
+            |value: fn(&CostKey) -> &str| costs.iter().map(|(key, _)| value(key)).collect::<Vec<&str>>();
+        let sql = format!(
+            "INSERT INTO {}.cost AS c (partition, day, account, provider, model, asset, charges, input_tokens,
+                                       output_tokens, charged, absorbed)
+             SELECT $1, date '1970-01-01' + day, account, provider, model, asset, charges, input_tokens::numeric,
+                    output_tokens::numeric, charged::numeric, absorbed::numeric
+             FROM UNNEST($2::int4[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::text[],
+                         $9::text[], $10::text[], $11::text[])
+                 AS n (day, account, provider, model, asset, charges, input_tokens, output_tokens, charged, absorbed)
+             ON CONFLICT (partition, day, account, provider, model, asset) DO UPDATE SET
+                 charges = c.charges + excluded.charges, input_tokens = c.input_tokens + excluded.input_tokens,
+                 output_tokens = c.output_tokens + excluded.output_tokens, charged = c.charged + excluded.charged,
+                 absorbed = c.absorbed + excluded.absorbed",
+            self.schema
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(self.partition)
+            .bind(
+                costs.iter().map(|(key, _)| i32::try_from(key.day).unwrap_or(i32::MAX)).collect::<Vec<i32>>(),
+            )
+            .bind(costs.iter().map(|(key, _)| key.account.as_str().as_bytes()).collect::<Vec<_>>())
+            .bind(text(|key| key.provider.as_str()))
+            .bind(text(|key| key.model.as_str()))
+            .bind(text(|key| &key.asset))
+            .bind(costs.iter().map(|(_, cost)| cost.charges).collect::<Vec<i64>>())
+            .bind(numbers(&costs, |cost| cost.input_tokens))
+            .bind(numbers(&costs, |cost| cost.output_tokens))
+            .bind(numbers(&costs, |cost| cost.charged))
+            .bind(numbers(&costs, |cost| cost.absorbed))
             .execute(&mut *self.connection)
             .await?;
         Ok(())
@@ -254,6 +300,10 @@ fn names<'a>(accounts: &[&'a Account]) -> Vec<&'a [u8]> {
 
 fn column(accounts: &[&Account], value: fn(&Account) -> i64) -> Vec<i64> {
     accounts.iter().map(|account| value(account)).collect()
+}
+
+fn numbers(costs: &[(&CostKey, &Cost)], value: fn(&Cost) -> i128) -> Vec<String> {
+    costs.iter().map(|(_, cost)| value(cost).to_string()).collect()
 }
 
 /// A row that should be there and is not means that the tables are not what was folded.

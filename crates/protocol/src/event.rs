@@ -70,7 +70,7 @@ pub fn headers(
     time: &str,
     hash: &Hash,
 ) -> Vec<(&'static str, String)> {
-    vec![
+    let mut headers = vec![
         ("ce-specversion", "1.0".to_owned()),
         ("ce-id", format!("{partition}-{}", event.position)),
         ("ce-source", format!("holdfast/{audience}")),
@@ -79,5 +79,8 @@ pub fn headers(
         ("content-type", "application/json".to_owned()),
         (POSITION_HEADER, event.position.to_string()),
         (CHAIN_HEADER, hex(hash)),
-    ]
+    ];
+    // CloudEvents, extension "Distributed Tracing" 1.0.
+    headers.extend(event.fact.trace().map(|trace| ("ce-traceparent", trace.as_str().to_owned())));
+    headers
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use holdfast_core::chain::LengthPrefixed;
 use holdfast_core::money::Amount;
-use holdfast_core::{CommandId, Event, Fact, HoldId, Refusal, Units};
+use holdfast_core::{CommandId, Event, Fact, HoldId, Refusal, Rejection, Units};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -73,6 +73,10 @@ pub struct Outcome<T = String, M = String> {
     /// Of a refund or reversal: the position of what it undoes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<i64>,
+    /// Of a priced command that was refused for lack of funds: how many tokens of `output` there is
+    /// money for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affordable_output_tokens: Option<u64>,
     /// Who ended the hold, for those who came too late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub winner: Option<Winner<T>>,
@@ -117,6 +121,7 @@ impl<'a> Told<'a> {
             expires_at: None,
             tombstone: false,
             of: None,
+            affordable_output_tokens: None,
             winner: None,
         }
     }
@@ -158,6 +163,9 @@ impl<'a> Told<'a> {
             Fact::Rejected { rejection, .. } => {
                 self.code = Some(rejection.code().into());
                 self.detail = Some(rejection.detail(event.asset).into());
+                if let Rejection::InsufficientFunds { affordable_output_tokens, .. } = rejection {
+                    self.affordable_output_tokens = *affordable_output_tokens;
+                }
                 self.winner = rejection
                     .winner()
                     .map(|end| Winner { kind: end.kind.as_str().into(), position: end.position.0 });
@@ -199,6 +207,7 @@ impl<'a> Told<'a> {
             expires_at: self.expires_at,
             tombstone: self.tombstone,
             of: self.of,
+            affordable_output_tokens: self.affordable_output_tokens,
             winner: self
                 .winner
                 .map(|winner| Winner { kind: winner.kind.into_owned(), position: winner.position }),

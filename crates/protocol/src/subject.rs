@@ -8,6 +8,8 @@ use holdfast_core::{CommandId, Kind};
 
 /// What every command's subject begins with.
 pub(crate) const COMMANDS: &str = "ledger.cmd.";
+/// The prefix of every question.
+pub const QUERIES: &str = "ledger.svc.";
 
 /// The longest account id that is carried in a subject as it is.
 const PLAIN_TOKEN_MAX: usize = 64;

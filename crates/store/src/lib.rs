@@ -13,6 +13,7 @@ mod encode;
 pub mod error;
 pub mod head;
 pub mod lookup;
+pub mod prices;
 pub mod read;
 pub mod recent;
 pub mod record;

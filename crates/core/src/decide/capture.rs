@@ -1,5 +1,6 @@
 //! `capture`: charges what a call really cost, in time or late.
 
+use super::pricing::{must_keep_rates, priced};
 use super::{Ruling, lost_to, units};
 use crate::account::{Account, AccountStatus};
 use crate::command::Capture;
@@ -7,21 +8,34 @@ use crate::event::Fact;
 use crate::hold::{Hold, HoldStatus, Late, Overage};
 use crate::money::Units;
 use crate::rejection::Rejection;
+use crate::usage::Priced;
 
 pub(super) fn capture(account: &Account, asked: &Capture) -> Ruling {
     let given = asked.amount.map(|amount| units("amount", amount, account)).transpose()?;
     let hold = account.holds.get(&asked.hold).ok_or(Rejection::HoldNotFound)?;
     let wanted = given.unwrap_or(hold.amount);
+    let usage = asked.usage.as_deref();
+    let priced = priced(account, wanted, usage)?;
     match hold.status {
-        HoldStatus::Open => in_time(account, hold, asked, wanted),
+        HoldStatus::Open => {
+            must_keep_rates(hold, usage)?;
+            in_time(account, hold, asked, wanted, priced)
+        }
         HoldStatus::Released | HoldStatus::Expired if hold.late() == Late::Charge => {
-            late(account, hold, asked, wanted)
+            must_keep_rates(hold, usage)?;
+            late(account, hold, asked, wanted, priced)
         }
         _ => Err(lost_to(hold).into()),
     }
 }
 
-fn in_time(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Ruling {
+fn in_time(
+    account: &Account,
+    hold: &Hold,
+    asked: &Capture,
+    wanted: Units,
+    priced: Option<Box<Priced>>,
+) -> Ruling {
     let held = wanted.min(hold.amount);
     let excess = wanted - held;
     let (drawn, absorbed) = match overage(account, hold) {
@@ -32,8 +46,17 @@ fn in_time(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Ru
     };
     let released = if asked.is_final { hold.amount - held } else { 0 };
     must_fit(hold, held + drawn, absorbed, hold.amount - held - released)?;
-    let (is_final, reason) = (asked.is_final, asked.reason.clone());
-    Ok(Fact::Captured { hold: asked.hold, held, drawn, absorbed, released, is_final, reason })
+    Ok(Fact::Captured {
+        hold: asked.hold,
+        held,
+        drawn,
+        absorbed,
+        released,
+        is_final: asked.is_final,
+        reason: asked.reason.clone(),
+        priced,
+        trace: asked.trace.0.clone(),
+    })
 }
 
 /// The hold's policy, but a frozen account lets nothing be drawn.
@@ -46,7 +69,13 @@ fn overage(account: &Account, hold: &Hold) -> Overage {
 
 /// A late capture is first bounded by `overage` against what was left when the hold ended; what
 /// may then be charged is taken as far as the balance allows, and the house absorbs the rest.
-fn late(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Ruling {
+fn late(
+    account: &Account,
+    hold: &Hold,
+    asked: &Capture,
+    wanted: Units,
+    priced: Option<Box<Priced>>,
+) -> Ruling {
     let bounded = match overage(account, hold) {
         Overage::Reject if wanted > hold.amount => {
             return Err(Rejection::ExceedsHold { held: hold.amount }.into());
@@ -59,8 +88,14 @@ fn late(account: &Account, hold: &Hold, asked: &Capture, wanted: Units) -> Rulin
         AccountStatus::Active | AccountStatus::Frozen => bounded.min(account.takeable()),
     };
     must_fit(hold, charged, wanted - charged, 0)?;
-    let reason = asked.reason.clone();
-    Ok(Fact::CapturedLate { hold: asked.hold, charged, absorbed: wanted - charged, reason })
+    Ok(Fact::CapturedLate {
+        hold: asked.hold,
+        charged,
+        absorbed: wanted - charged,
+        reason: asked.reason.clone(),
+        priced,
+        trace: asked.trace.0.clone(),
+    })
 }
 
 /// What a hold has seen in total must stay countable, however often it is captured in part, and

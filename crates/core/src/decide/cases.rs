@@ -122,8 +122,12 @@ fn with_ids(json: &str) -> String {
         json = json.replace(&format!("C{n}"), &CommandId::from_u128(n).to_string());
         json = json.replace(&format!("H{n}"), &HoldId::from_u128(0x1000 + n).to_string());
     }
-    json
+    json.replace("USAGE(", &format!("{USAGE},")).replace(")USAGE", "}")
 }
+
+/// The beginning of a usage, whose tokens and rates a case adds: `USAGE("tokens":…,"rates":…)USAGE`.
+const USAGE: &str = r#"{"provider":"p","model":"m","source":"reported",
+    "book":"0000000000000000000000000000000000000000000000000000000000000000""#;
 
 fn describe(event: &Event) -> String {
     let money = |units: Units| Asset::USD.format(units);
@@ -481,5 +485,61 @@ fn only_what_somebody_waits_for_expires() {
             (r#"@2000 !1999 top_up {"amount":"1"}"#, "topped_up 1 | 10 1"),
             (r#"@2000 !1999 capture {"hold":"H1"}"#, "captured 1 | 9 0"),
         ],
+    );
+}
+
+#[test]
+fn an_amount_with_usage_is_its_price() {
+    let given = funded(&[r#"reserve {"amount":"2.5","hold":"H1","overage":"draw",
+            "usage":USAGE("tokens":{"output":1000000},"rates":{"output":[[0,2500000]]})USAGE}"#]);
+    check(
+        &given,
+        &[
+            (
+                r#"deduct {"amount":"0.0000025","usage":USAGE("tokens":{"output":1},"rates":{"output":[[0,2500000]]})USAGE}"#,
+                "deducted 0.0000025 | 9.9999975 2.5",
+            ),
+            (
+                r#"deduct {"amount":"0.0000026","usage":USAGE("tokens":{"output":1},"rates":{"output":[[0,2500000]]})USAGE}"#,
+                "price_mismatch",
+            ),
+            (
+                r#"deduct {"amount":"1","usage":USAGE("tokens":{"input":1},"rates":{"output":[[0,2500000]]})USAGE}"#,
+                "refused usage",
+            ),
+            (
+                r#"capture {"hold":"H1","usage":USAGE("tokens":{"output":1},"rates":{"output":[[0,2500000]]})USAGE}"#,
+                "refused amount",
+            ),
+            // Another price, though the amount is right for it.
+            (
+                r#"capture {"hold":"H1","amount":"0.000003","usage":USAGE("tokens":{"output":1},"rates":{"output":[[0,3000000]]})USAGE}"#,
+                "price_mismatch | 9.9999975 2.5",
+            ),
+            (
+                r#"capture {"hold":"H1","amount":"0","final":false,"usage":USAGE("tokens":{"output":1},"rates":{"output":[[0,1]]})USAGE}"#,
+                "refused amount",
+            ),
+            (
+                r#"capture {"hold":"H1","amount":"3","usage":USAGE("tokens":{"output":1200000},"rates":{"output":[[0,2500000]]})USAGE}"#,
+                "captured 3 drawn 0.5 | 6.9999975 0",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_priced_refusal_says_what_is_affordable() {
+    let mut world = World::default();
+    for step in FUNDED {
+        world.step(step);
+    }
+    let step = r#"reserve {"amount":"14","usage":USAGE("tokens":{"input":2000000,"output":1000000},
+        "rates":{"input":[[0,2000000]],"output":[[0,10000000]]})USAGE}"#;
+    assert_eq!(world.step(step), "insufficient_funds | 10 0");
+    let Fact::Rejected { rejection, .. } = &world.log[2].fact else { panic!("rejected") };
+    assert_eq!(
+        rejection.detail(Some(Asset::USD)),
+        "14 is needed, 10 may be taken, 0 is held by calls in flight; that is enough for 600000 output tokens"
     );
 }

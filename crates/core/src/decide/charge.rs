@@ -1,5 +1,6 @@
 //! `deduct` and `refund`: a charge without a hold, and charged money that is given back.
 
+use super::pricing::{affordable, priced};
 use super::undo::{Undo, Undoable, undo};
 use super::{Moved, References, Ruling, must_be_active, must_be_takeable, units};
 use crate::account::Account;
@@ -7,13 +8,22 @@ use crate::event::Fact;
 use crate::money::Decimal;
 use crate::rejection::Rejection;
 use crate::text::Note;
+use crate::trace::Traced;
+use crate::usage::Usage;
 
 /// Charges at once.
-pub(super) fn deduct(account: &Account, amount: Decimal, reason: Option<&Note>) -> Ruling {
+pub(super) fn deduct(
+    account: &Account,
+    amount: Decimal,
+    reason: Option<&Note>,
+    usage: Option<&Usage>,
+    trace: &Traced,
+) -> Ruling {
     must_be_active(account)?;
     let amount = units("amount", amount, account)?;
-    must_be_takeable(account, amount)?;
-    Ok(Fact::Deducted { amount, reason: reason.cloned() })
+    let priced = priced(account, amount, usage)?;
+    must_be_takeable(account, amount).map_err(|rejection| affordable(rejection, account, usage))?;
+    Ok(Fact::Deducted { amount, reason: reason.cloned(), priced, trace: trace.0.clone() })
 }
 
 /// Gives back at most what the charge took in total; absorbed money was never charged.

@@ -12,6 +12,7 @@ mod charge;
 mod expire;
 mod funds;
 mod holds;
+mod pricing;
 mod release;
 mod reserve;
 mod terms;
@@ -147,11 +148,13 @@ fn rule(account: Option<&Account>, command: &Command, context: &Context<'_>) -> 
         Intent::ReverseTopUp { amount, reason, .. } => {
             funds::reverse(account, *amount, reason, context.references)
         }
-        Intent::Deduct { amount, reason } => charge::deduct(account, *amount, reason.as_ref()),
+        Intent::Deduct { amount, reason, usage, trace } => {
+            charge::deduct(account, *amount, reason.as_ref(), usage.as_deref(), trace)
+        }
         Intent::Refund { amount, reason, .. } => charge::refund(account, *amount, reason, context.references),
         Intent::Reserve(reserve) => reserve::reserve(account, reserve, context.now),
         Intent::Capture(capture) => capture::capture(account, capture),
-        Intent::Release { hold, reason } => release::release(account, *hold, reason.as_ref()),
+        Intent::Release { hold, reason, trace } => release::release(account, *hold, reason.as_ref(), trace),
         Intent::Extend { hold, ttl_ms } => holds::extend(account, *hold, *ttl_ms, context.now),
         Intent::Increase { hold, amount } => holds::increase(account, *hold, *amount),
         Intent::Expire { hold } => expire::expire(account, *hold),
@@ -212,7 +215,12 @@ fn must_not_be_closed(account: &Account) -> Result<(), Rejection> {
 fn must_be_takeable(account: &Account, needed: Units) -> Result<(), Rejection> {
     let takeable = account.takeable();
     if needed > takeable {
-        return Err(Rejection::InsufficientFunds { needed, takeable, held: account.held });
+        return Err(Rejection::InsufficientFunds {
+            needed,
+            takeable,
+            held: account.held,
+            affordable_output_tokens: None,
+        });
     }
     // With a large overdraft limit more may be takeable than `held` has room for.
     let fits = account.held.checked_add(needed).is_some() && account.posted.checked_sub(needed).is_some();

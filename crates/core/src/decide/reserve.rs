@@ -1,5 +1,6 @@
 //! `reserve`: promises money to a call.
 
+use super::pricing::{affordable, priced};
 use super::{Ruling, lost_to, must_be_active, must_be_takeable, units};
 use crate::account::Account;
 use crate::command::Reserve;
@@ -11,13 +12,15 @@ use crate::time::Timestamp;
 pub(super) fn reserve(account: &Account, wanted: &Reserve, now: Timestamp) -> Ruling {
     must_be_active(account)?;
     let amount = units("amount", wanted.amount, account)?;
+    let priced = priced(account, amount, wanted.usage.as_deref())?;
     if let Some(hold) = account.holds.get(&wanted.hold) {
         return Err(taken(hold).into());
     }
     if wanted.ttl_ms > LIFE_MAX_MS {
         return Err(Rejection::TtlTooLong { max_ms: LIFE_MAX_MS }.into());
     }
-    must_be_takeable(account, amount)?;
+    let usage = wanted.usage.as_deref();
+    must_be_takeable(account, amount).map_err(|rejection| affordable(rejection, account, usage))?;
     Ok(Fact::Reserved {
         hold: wanted.hold,
         amount,
@@ -25,6 +28,8 @@ pub(super) fn reserve(account: &Account, wanted: &Reserve, now: Timestamp) -> Ru
         policies: Policies { overage: wanted.overage, on_expiry: wanted.on_expiry, late: wanted.late },
         job_id: wanted.job_id.clone(),
         saga: wanted.saga.clone(),
+        priced,
+        trace: wanted.trace.0.clone(),
     })
 }
 

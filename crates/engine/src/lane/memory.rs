@@ -121,7 +121,7 @@ impl Memory {
             }
             self.ended.push_back((hold.last_position, (id.clone(), hold_id)));
             if let Some(account) = self.accounts.get_mut(&id).and_then(|account| account.as_mut().as_mut()) {
-                account.holds.insert(hold_id, hold);
+                account.holds.insert(hold_id, Box::new(hold));
             }
         }
         Ok(())

@@ -33,12 +33,13 @@ pub(crate) struct Dev {
 
 pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit> {
     let dev = Dev::start(args).await?;
+    let signals = StopSignals::listen()?;
     match output {
         Output::Json => output::json(&dev.ready())?,
         Output::Table => output::text(&dev.describe())?,
     }
     let Dev { mut stack, ledger, .. } = dev;
-    let exit = serve::run_until_stopped(ledger).await;
+    let exit = serve::run_until_stopped(ledger, signals).await;
     stack.stop()?;
     exit
 }

@@ -1,5 +1,7 @@
 //! `replay`, `verify` and `projections rebuild`: what finance runs.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use holdfast_audit::verify::{Options, Report, verify};
@@ -31,6 +33,10 @@ pub(crate) struct VerifyArgs {
     /// Check the stored envelopes' signatures too, with INTERNAL_SERVICE_TOKEN and the one before.
     #[arg(long)]
     signatures: bool,
+    /// Compare every priced charge with its price book: every one that was published, the one that
+    /// comes with this version, and these files.
+    #[arg(long, value_name = "BOOK", num_args = 0..)]
+    prices: Option<Vec<PathBuf>>,
     #[command(flatten)]
     token: TokenArgs,
     #[command(flatten)]
@@ -104,9 +110,13 @@ pub(crate) fn whole(asset: holdfast_core::Asset, units: i128) -> String {
 }
 
 pub(crate) async fn run_verify(args: VerifyArgs, output: Output) -> Result<Exit> {
-    let connection = connect(&args.database.url()?, Role::Reader).await?;
+    let mut connection = connect(&args.database.url()?, Role::Reader).await?;
+    let books = match &args.prices {
+        Some(files) => Some(super::prices::known(&mut connection, files).await?),
+        None => None,
+    };
     let roots = if args.signatures { args.token.roots()? } else { Vec::new() };
-    let options = Options { signatures: args.signatures.then_some(&*roots) };
+    let options = Options { signatures: args.signatures.then_some(&*roots), prices: books.as_deref() };
     let along = Along::new("verifying");
     let report = verify(connection, PARTITION, options, |at, end| along.at(at, end)).await?;
     drop(along);
@@ -123,7 +133,8 @@ fn show_report(report: &Report, output: Output) -> Result<()> {
             .collect();
         return output::json(&json!({
             "position": report.position, "hash": hex(&report.hash), "accounts": report.accounts,
-            "signed": report.signed, "unverifiable": report.unverifiable, "findings": findings,
+            "signed": report.signed, "unverifiable": report.unverifiable,
+            "priced": report.priced, "unknown_books": report.unknown_books, "findings": findings,
         }));
     }
     output::text(&describe(report))
@@ -137,6 +148,12 @@ pub(crate) fn describe(report: &Report) -> String {
     )];
     if let Some(signed) = report.signed {
         lines.push(format!("{signed} signatures hold, {} are by keys not known here", report.unverifiable));
+    }
+    if let Some(priced) = report.priced {
+        lines.push(format!(
+            "{priced} prices are those of their books, {} are by books not known here",
+            report.unknown_books
+        ));
     }
     for finding in &report.findings {
         let place = finding.position.map_or_else(String::new, |position| format!(" at position {position}"));

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use chrono::NaiveDate;
+use clap::{Args, ValueEnum};
 use holdfast_core::{AccountId, HoldId, Position};
-use holdfast_projector::queries;
+use holdfast_projector::queries::{self, CostGroup};
 use holdfast_store::connect::connect;
 use holdfast_store::{Role, Row, head, read};
 use serde_json::Value;
 
-use super::{Exit, views};
+use super::{Exit, StopSignals, views};
 use crate::output::{self, Output};
 use crate::runtime::PARTITION;
 use crate::settings::DatabaseArgs;
@@ -116,6 +117,7 @@ pub(crate) async fn tail(args: TailArgs, output: Output) -> Result<Exit> {
         Some(from) => Position(from),
         None => head::read(&mut connection, PARTITION).await?.position,
     };
+    let mut signals = StopSignals::listen()?;
     let mut left = args.count.unwrap_or(usize::MAX);
     loop {
         let rows = read::rows_after(&mut connection, PARTITION, at, TAIL_ROWS).await?;
@@ -132,11 +134,65 @@ pub(crate) async fn tail(args: TailArgs, output: Output) -> Result<Exit> {
         }
         if rows.is_empty() {
             tokio::select! {
-                asked = super::asked_to_stop() => return asked.map(|()| Exit::Fine),
+                () = signals.asked() => return Ok(Exit::Fine),
                 () = tokio::time::sleep(TAIL_EVERY) => {}
             }
         }
     }
+}
+
+/// What costs are grouped by.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GroupBy {
+    Model,
+    User,
+    Day,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CostsArgs {
+    /// What to sum by.
+    #[arg(long, value_enum, default_value = "model")]
+    by: GroupBy,
+    /// The first day, in UTC.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    from: Option<NaiveDate>,
+    /// The last day, in UTC.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    to: Option<NaiveDate>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// What priced charges sum to.
+pub(crate) async fn costs(args: CostsArgs, output: Output) -> Result<Exit> {
+    let mut connection = connect(&args.database.url()?, Role::Reader).await?;
+    let by = match args.by {
+        GroupBy::Model => CostGroup::Model,
+        GroupBy::User => CostGroup::User,
+        GroupBy::Day => CostGroup::Day,
+    };
+    let lines = queries::costs(&mut connection, PARTITION, by, args.from, args.to).await?;
+    if output == Output::Json {
+        output::json(&lines.iter().map(views::cost).collect::<Vec<_>>())?;
+        return Ok(Exit::Fine);
+    }
+    let mut table =
+        output::table(&["group", "asset", "charges", "input tokens", "output tokens", "charged", "absorbed"]);
+    for line in &lines {
+        let cost = line.cost;
+        table.add_row([
+            line.group.clone(),
+            line.asset.code().to_owned(),
+            cost.charges.to_string(),
+            cost.input_tokens.to_string(),
+            cost.output_tokens.to_string(),
+            super::finance::whole(line.asset, cost.charged),
+            super::finance::whole(line.asset, cost.absorbed),
+        ]);
+    }
+    output::text(&table.to_string())?;
+    Ok(Exit::Fine)
 }
 
 fn line(row: &Row) -> String {

@@ -6,6 +6,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod finance;
 pub(crate) mod look;
+pub(crate) mod prices;
 pub(crate) mod relay;
 pub(crate) mod send;
 pub(crate) mod serve;
@@ -15,6 +16,7 @@ pub(crate) mod views;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Cli, Command};
 
@@ -76,19 +78,33 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Replay(args) => finance::run_replay(args, cli.output).await,
         Command::Verify(args) => finance::run_verify(args, cli.output).await,
         Command::Projections(command) => finance::run_projections(&command).await,
+        Command::Prices(command) => prices::run(command, cli.output).await,
+        Command::Costs(args) => look::costs(args, cli.output).await,
         Command::Token(command) => token::run(&command, cli.output),
         Command::Relay(command) => relay::run(&command).await,
         Command::Send(args) => send::run(args, cli.output).await,
     }
 }
 
-/// Completes when the process is asked to stop.
-pub(crate) async fn asked_to_stop() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// The signals that ask the process to stop.
+pub(crate) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// Takes signals from here on; one that comes before ends the process at once. So whoever says that
+    /// it is ready listens first.
+    pub(crate) fn listen() -> Result<Self> {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(StopSignals { interrupt, terminate })
     }
-    Ok(())
+
+    /// Completes when the process is asked to stop.
+    pub(crate) async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Exit, asked_to_stop};
+use super::{Exit, StopSignals};
 use crate::output::{self, Output};
 use crate::runtime::{IssuersSource, Ledger, LedgerConfig};
 use crate::settings::{DatabaseArgs, ServeArgs, one_of};
@@ -24,16 +24,17 @@ pub(crate) async fn run(args: ServeArgs, output: Output) -> Result<Exit> {
         tuning: args.tuning,
     };
     let ledger = Ledger::start(config).await?;
+    let signals = StopSignals::listen()?;
     if output == Output::Json {
         output::json(&json!({ "ready": true, "http": format!("http://{}", ledger.http) }))?;
     }
-    run_until_stopped(ledger).await
+    run_until_stopped(ledger, signals).await
 }
 
 /// Runs until a signal comes, which is fine, or a part gives up.
-pub(crate) async fn run_until_stopped(mut ledger: Ledger) -> Result<Exit> {
+pub(crate) async fn run_until_stopped(mut ledger: Ledger, mut signals: StopSignals) -> Result<Exit> {
     tokio::select! {
-        asked = asked_to_stop() => asked?,
+        () = signals.asked() => {}
         error = ledger.failed() => return Err(error),
     }
     tracing::info!("stopping");

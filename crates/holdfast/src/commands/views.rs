@@ -1,7 +1,7 @@
 //! Accounts, holds and events as JSON, the same for the command line and the NATS services.
 
 use holdfast_core::Account;
-use holdfast_projector::queries::HoldView;
+use holdfast_projector::queries::{CostLine, HoldView};
 use holdfast_protocol::event::EventView;
 use holdfast_store::Row;
 use holdfast_store::record::rfc3339;
@@ -39,7 +39,22 @@ pub(crate) fn hold(view: &HoldView) -> Value {
         "ended": view.hold.ended,
         "job_id": view.job_id,
         "saga": view.saga,
+        "usage": view.usage,
         "position": view.hold.last_position,
+    })
+}
+
+/// A line of the cost report with its amounts in whole units.
+pub(crate) fn cost(line: &CostLine) -> Value {
+    let money = |units| super::finance::whole(line.asset, units);
+    json!({
+        "group": line.group,
+        "asset": line.asset.code(),
+        "charges": line.cost.charges,
+        "input_tokens": line.cost.input_tokens.to_string(),
+        "output_tokens": line.cost.output_tokens.to_string(),
+        "charged": money(line.cost.charged),
+        "absorbed": money(line.cost.absorbed),
     })
 }
 

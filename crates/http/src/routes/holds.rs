@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use holdfast_core::body::JobId;
 use holdfast_core::command::hold_of_job;
+use holdfast_core::usage::{Usage, UsageSource};
 use holdfast_core::{HoldId, Verb};
 use holdfast_projector::queries;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::sending::send;
+use super::pricing::{Asked, Priced, priced};
+use super::sending::{send, trace};
 use crate::body::Json;
 use crate::facade::{Facade, store};
 use crate::problem::{Document, Problem};
@@ -26,9 +28,9 @@ use crate::respond::{Done, done};
 pub(super) struct Reserve {
     /// The user.
     user_id: String,
-    /// The estimated cost, as a decimal string or number, read exactly.
-    #[schema(value_type = String)]
-    amount: Box<RawValue>,
+    /// The estimated cost, as a decimal string or number, read exactly; not beside `usage` without rates.
+    #[schema(value_type = Option<String>)]
+    amount: Option<Box<RawValue>>,
     /// The caller's job: stands for the hold, and makes the request repeatable.
     job_id: Option<String>,
     /// How long the hold lives; 600 unless given, at most 86400.
@@ -39,11 +41,16 @@ pub(super) struct Reserve {
     on_expiry: Option<String>,
     /// What a capture after its end does: `charge` or `reject`.
     late: Option<String>,
+    /// What it is the price of.
+    usage: Option<Asked>,
+    /// The trace that the caller is part of; the header `traceparent` unless given.
+    trace: Option<String>,
 }
 
 #[derive(Serialize)]
 struct ReserveBody<'a> {
-    amount: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +61,10 @@ struct ReserveBody<'a> {
     late: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     job_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
 }
 
 /// Reserves money for a call.
@@ -73,13 +84,18 @@ pub(super) async fn reserve(
     Json(request): Json<Reserve>,
 ) -> Result<Response, Problem> {
     let job_id = request.job_id.as_deref();
+    let (asked, user) = (request.usage, request.user_id.as_str());
+    let Priced { amount, usage } =
+        priced(&facade, user, None, request.amount, asked, UsageSource::Estimated).await?;
     let body = ReserveBody {
-        amount: &request.amount,
+        amount: amount.as_deref(),
         ttl_ms: request.ttl_seconds.map(|seconds| u64::from(seconds) * 1000),
         overage: request.overage.as_deref(),
         on_expiry: request.on_expiry.as_deref(),
         late: request.late.as_deref(),
         job_id,
+        usage,
+        trace: trace(&headers, request.trace.as_deref()),
     };
     let outcome = send(&facade, &headers, Verb::Reserve, &request.user_id, job_id, &body).await?;
     Ok(done(StatusCode::CREATED, outcome))
@@ -103,6 +119,10 @@ pub(super) struct Capture {
     is_final: Option<bool>,
     /// Why this much.
     reason: Option<String>,
+    /// What it is the price of.
+    usage: Option<Asked>,
+    /// The trace that the caller is part of; the header `traceparent` unless given.
+    trace: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -114,6 +134,10 @@ struct CaptureBody<'a> {
     is_final: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
 }
 
 /// Charges what a call really cost.
@@ -133,11 +157,15 @@ pub(super) async fn capture(
 ) -> Result<Response, Problem> {
     let hold = hold_of(&facade, request.hold_id, request.job_id.as_deref())?;
     let account = account_of(&facade, request.user_id, hold).await?;
+    let Priced { amount, usage } =
+        priced(&facade, &account, Some(hold), request.amount, request.usage, UsageSource::Reported).await?;
     let body = CaptureBody {
         hold,
-        amount: request.amount.as_deref(),
+        amount: amount.as_deref(),
         is_final: request.is_final,
         reason: request.reason.as_deref(),
+        usage,
+        trace: trace(&headers, request.trace.as_deref()),
     };
     // A job has one final capture, so it can stand for it; of partial ones there may be many.
     let job_id = request.job_id.as_deref().filter(|_| request.is_final != Some(false));

@@ -4,6 +4,8 @@ mod accounts;
 mod holds;
 mod money;
 mod monitoring;
+mod prices;
+mod pricing;
 mod reads;
 mod sending;
 
@@ -53,6 +55,8 @@ fn described() -> OpenApiRouter<Arc<Facade>> {
         .routes(routes!(reads::hold))
         .routes(routes!(reads::statement))
         .routes(routes!(reads::subscription_count))
+        .routes(routes!(prices::price))
+        .routes(routes!(prices::costs))
         .routes(routes!(monitoring::health))
         .routes(routes!(monitoring::queue_stats))
         .routes(routes!(monitoring::metrics))

@@ -6,11 +6,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use holdfast_core::Verb;
+use holdfast_core::usage::{Usage, UsageSource};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::sending::send;
+use super::pricing::{Asked, Priced, priced};
+use super::sending::{send, trace};
 use crate::body::Json;
 use crate::facade::Facade;
 use crate::problem::{Document, Problem};
@@ -70,18 +72,27 @@ pub(super) async fn top_up(
 pub(super) struct Deduct {
     /// The user.
     user_id: String,
-    /// How much, as a decimal string or number, read exactly.
-    #[schema(value_type = String)]
-    amount: Box<RawValue>,
+    /// How much, as a decimal string or number, read exactly; not beside `usage` without rates.
+    #[schema(value_type = Option<String>)]
+    amount: Option<Box<RawValue>>,
     /// What for.
     reason: Option<String>,
+    /// What it is the price of.
+    usage: Option<Asked>,
+    /// The trace that the caller is part of; the header `traceparent` unless given.
+    trace: Option<String>,
 }
 
 #[derive(Serialize)]
 struct DeductBody<'a> {
-    amount: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a str>,
 }
 
 /// Charges an account at once.
@@ -100,7 +111,15 @@ pub(super) async fn deduct(
     headers: HeaderMap,
     Json(request): Json<Deduct>,
 ) -> Result<Response, Problem> {
-    let body = DeductBody { amount: &request.amount, reason: request.reason.as_deref() };
+    let (asked, user) = (request.usage, request.user_id.as_str());
+    let Priced { amount, usage } =
+        priced(&facade, user, None, request.amount, asked, UsageSource::Reported).await?;
+    let body = DeductBody {
+        amount: amount.as_deref(),
+        reason: request.reason.as_deref(),
+        usage,
+        trace: trace(&headers, request.trace.as_deref()),
+    };
     let outcome = send(&facade, &headers, Verb::Deduct, &request.user_id, None, &body).await?;
     Ok(done(StatusCode::OK, outcome))
 }

@@ -2,7 +2,7 @@
 
 use axum::http::HeaderMap;
 use holdfast_core::id::derived_id;
-use holdfast_core::{AccountId, CommandId, Verb};
+use holdfast_core::{AccountId, CommandId, Trace, Verb};
 use holdfast_protocol::Outcome;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -38,6 +38,13 @@ pub(super) async fn send(
     let json = serde_json::to_string(body).and_then(RawValue::from_string);
     let json = json.map_err(|error| Problem::invalid(error.to_string()))?;
     facade.send(Sending { id, verb, account, body: &json, repeatable: key.is_some() }).await
+}
+
+/// The trace that a request is part of. A header that is no `traceparent` is none: who forwards one
+/// has not made it.
+pub(super) fn trace<'a>(headers: &'a HeaderMap, given: Option<&'a str>) -> Option<&'a str> {
+    let header = || headers.get("traceparent")?.to_str().ok().filter(|text| Trace::new(text).is_ok());
+    given.or_else(header)
 }
 
 fn derived(facade: &Facade, verb: Verb, key: &str) -> CommandId {

@@ -25,7 +25,7 @@ use holdfast_store::connect::connect;
 use serde_json::json;
 
 use super::dev::{AUDIENCE, Dev};
-use super::{Exit, finance, serve};
+use super::{Exit, StopSignals, finance, serve};
 use crate::cli::DevArgs;
 use crate::output::{self, Output};
 use crate::runtime::PARTITION;
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<Exit> {
         return Ok(proved);
     }
     let Dev { mut stack, ledger, .. } = dev;
-    let exit = serve::run_until_stopped(ledger).await;
+    let exit = serve::run_until_stopped(ledger, StopSignals::listen()?).await;
     stack.stop()?;
     exit
 }
@@ -155,7 +155,8 @@ async fn prove(dev: &Dev, ends: &[End], output: Output) -> Result<Exit> {
     )?;
     show_books(&folded, output)?;
     let roots = dev.roots()?;
-    let report = verify(connection, PARTITION, Options { signatures: Some(&roots) }, |_, _| {}).await?;
+    let report =
+        verify(connection, PARTITION, Options { signatures: Some(&roots), prices: None }, |_, _| {}).await?;
     output::narrate(output, "\nverify:")?;
     output::narrate(output, &finance::describe(&report))?;
     let clean = differences.is_empty() && report.findings.is_empty();
