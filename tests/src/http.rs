@@ -96,3 +96,54 @@ impl Http {
         })
     }
 }
+
+/// An answer of server-sent events, as they come.
+pub struct Events {
+    /// The status.
+    pub status: u16,
+    body: hyper::body::Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// POST of JSON on a connection of its own, which is cut when this is dropped.
+    pub async fn post(url: &str, headers: &[(&'static str, &str)], body: &Value) -> Result<Self> {
+        let mut request = Request::post(url).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+        let response = client.request(request.body(Full::<Bytes>::from(body.to_string()))?).await?;
+        Ok(Events { status: response.status().as_u16(), body: response.into_body(), buffer: Vec::new() })
+    }
+
+    /// The next event: its name and its data. None at the end.
+    pub async fn next(&mut self) -> Result<Option<(String, Value)>> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                let text = String::from_utf8(event)?;
+                let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
+                let data = serde_json::from_str(field("data:").context("data")?)?;
+                return Ok(Some((field("event:").unwrap_or_default().to_owned(), data)));
+            }
+            match self.body.frame().await.transpose()? {
+                Some(frame) => self.buffer.extend(frame.data_ref().into_iter().flatten()),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Every event that is still to come; of an answer that is a problem, that alone.
+    pub async fn all(mut self) -> Result<Vec<(String, Value)>> {
+        if self.status != 200 {
+            let body = self.body.collect().await?.to_bytes();
+            return Ok(vec![("problem".to_owned(), serde_json::from_slice(&body)?)]);
+        }
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await? {
+            events.push(event);
+        }
+        Ok(events)
+    }
+}

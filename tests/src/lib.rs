@@ -7,6 +7,7 @@ pub mod batch;
 pub mod books;
 pub mod http;
 pub mod load;
+pub mod shop;
 pub mod tools;
 pub mod work;
 

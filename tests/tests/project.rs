@@ -19,13 +19,16 @@ fn read(file: &str) -> Result<String> {
 const EDGES: &[(&str, &[&str])] = &[
     ("audit", &["core", "prices", "projector", "protocol", "store"]),
     ("bench", &["audit", "client", "core", "engine", "projector", "protocol", "store", "testkit"]),
+    ("calls", &["client", "core", "protocol"]),
     ("client", &["core", "protocol"]),
     ("core", &[]),
     ("engine", &["client", "core", "projector", "protocol", "store"]),
+    ("examples", &["calls", "client", "core", "protocol", "saga"]),
     ("http", &["client", "core", "prices", "projector", "protocol", "store"]),
     ("prices", &["core"]),
     ("projector", &["core", "store"]),
     ("protocol", &["core"]),
+    ("saga", &["client", "core", "protocol"]),
     ("store", &["core"]),
     ("testkit", &["store"]),
     (
@@ -44,7 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "testkit",
         ],
     ),
-    ("tests", &["client", "core", "prices", "protocol", "store", "testkit"]),
+    ("tests", &["calls", "client", "core", "examples", "prices", "protocol", "saga", "store", "testkit"]),
 ];
 
 fn packages() -> Result<Vec<Value>> {

@@ -19,7 +19,7 @@ use async_nats::{ConnectOptions, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use holdfast_core::chain::fingerprint;
-use holdfast_core::{CommandId, Timestamp, Verb};
+use holdfast_core::{CommandId, Issuer, Timestamp, Verb};
 use holdfast_protocol::envelope::ENVELOPE_MAX_BYTES;
 use holdfast_protocol::outcome::{FINGERPRINT_HEADER, SIGNATURE_HEADER, signature_holds};
 use holdfast_protocol::token::hex;
@@ -171,6 +171,12 @@ impl Client {
     #[must_use]
     pub fn signed(&self, request: &Request<'_>) -> (String, Bytes) {
         signed(&self.options, request)
+    }
+
+    /// The service that it speaks for.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        &self.options.keys.issuer
     }
 
     /// The connection, for queries of the ledger's services.

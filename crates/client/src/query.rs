@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
 use bytes::Bytes;
-use holdfast_core::HoldId;
 use holdfast_core::usage::Quote;
+use holdfast_core::{CommandId, HoldId};
+use holdfast_protocol::Outcome;
 use holdfast_protocol::subject::{self, QUERIES};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,17 @@ impl Client {
     /// [`QueryError::Unavailable`].
     pub async fn open_sagas(&self, definition: &str) -> Result<Vec<OpenSaga>, QueryError> {
         self.ask(format!("sagas.{definition}"), Bytes::new()).await
+    }
+
+    /// The stored outcome of a command of this service; none when it was not decided.
+    ///
+    /// # Errors
+    /// [`QueryError::Unavailable`].
+    pub async fn decided(&self, id: CommandId) -> Result<Option<Outcome>, QueryError> {
+        match self.ask(format!("command.{}.{id}", self.issuer()), Bytes::new()).await {
+            Err(QueryError::NotFound(_)) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     async fn ask<T: DeserializeOwned>(&self, query: String, payload: Bytes) -> Result<T, QueryError> {

@@ -38,7 +38,7 @@ pub use decide::{Context, Decision, References, decide};
 pub use event::{Event, Fact, Kind};
 pub use evolve::evolve;
 pub use hold::{Hold, HoldStatus, Late, OnExpiry, Overage};
-pub use id::{AccountId, CommandId, HoldId, Issuer, Position};
+pub use id::{AccountId, CommandId, HoldId, Issuer, Position, derived_id};
 pub use money::{Asset, Assets, Decimal, Units};
 pub use rejection::{Refusal, Rejection};
 pub use time::Timestamp;

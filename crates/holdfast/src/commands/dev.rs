@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use sqlx::Executor;
 
-use super::{Exit, serve, token};
+use super::{Exit, StopSignals, serve, token};
 use crate::cli::DevArgs;
 use crate::output::{self, Output};
 use crate::runtime::{IssuersSource, Ledger, LedgerConfig};
