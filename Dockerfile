@@ -10,7 +10,7 @@ COPY . .
 # Only what was downloaded is kept between builds. Keeping `target` would be faster, but Cargo
 # judges by file times, and a checkout with older times could then get yesterday's binary.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
-    cargo build --release --locked -p holdfast \
+    cargo build --release --locked -p holdfast --no-default-features \
     && install -D --mode=755 target/release/holdfast /out/holdfast
 
 FROM debian:bookworm-20260824-slim

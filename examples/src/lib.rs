@@ -5,7 +5,7 @@
 //! services, which call each other over HTTP with the headers `X-INTERNAL-TOKEN` and `X-User-ID`. Each service is one module
 //! with `router` and `serve`; what it keeps is in the folder that it is given, and nothing is
 //! global, so that any number of them run in one process. [`clients`] calls them, and [`wiki`] has
-//! what a wiki is made of: prompts and plans.
+//! what a wiki is made of: prompts and plans. [`town`] starts all of them in one process.
 //!
 //! **Correctness.** Each write is idempotent, and so is each undo, for that is what a job of many
 //! steps relies on when it is resumed after a crash.
@@ -21,6 +21,7 @@ pub mod names;
 pub mod problem;
 pub mod provider;
 pub mod serving;
+pub mod town;
 pub mod vectors;
 pub mod wiki;
 

@@ -1,24 +1,15 @@
-//! The example services in this process, each on a port of its own, around a tenant's ledger.
+//! The example services in this process, around a tenant's ledger.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_calls::layer::InternalToken;
-use holdfast_calls::{Calls, Options};
 use holdfast_examples::backend::job::{Order, WikiJob};
-use holdfast_examples::backend::model::Model;
-use holdfast_examples::backend::{self, Backend};
-use holdfast_examples::clients::{FilesClient, GitClient, VectorsClient};
-use holdfast_examples::http::Http;
-use holdfast_examples::provider::Provider;
-use holdfast_examples::vectors::sqlite::Sqlite;
-use holdfast_examples::{files, git, provider, vectors};
+use holdfast_examples::town::{BackendSettings, Town};
 use holdfast_saga::{Faults, Limits, Runner, RunnerOptions};
 use holdfast_testkit::tenant::Tenant;
 use secrecy::SecretString;
-use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -32,22 +23,18 @@ const PROVIDER_WITHIN: Duration = Duration::from_millis(1_000);
 
 /// Services that end with it, and the folder in which they keep everything.
 pub struct Shop {
-    /// What the model does, and what it did.
-    pub provider: Arc<Provider>,
-    /// Where it is.
-    pub provider_url: String,
-    /// The file service.
-    pub files: FilesClient,
-    /// The git service.
-    pub git: GitClient,
-    /// The vector service.
-    pub vectors: VectorsClient,
-    /// The URLs of the same three.
-    pub urls: [String; 3],
+    town: Town,
     /// The folder for everything that is kept.
     pub data: PathBuf,
-    stop: CancellationToken,
     _stop: DropGuard,
+}
+
+impl Deref for Shop {
+    type Target = Town;
+
+    fn deref(&self) -> &Town {
+        &self.town
+    }
 }
 
 impl Drop for Shop {
@@ -56,84 +43,27 @@ impl Drop for Shop {
     }
 }
 
-/// The layer that every service is behind.
-pub fn layer() -> InternalToken {
-    InternalToken::new(TOKEN, None)
-}
-
-async fn listen() -> Result<(TcpListener, String)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    Ok((listener, url))
-}
-
 impl Shop {
     /// Opens all services but the backend.
     pub async fn open() -> Result<Self> {
         let data = std::env::temp_dir().join(format!("holdfast-shop-{}", Uuid::new_v4().simple()));
-        std::fs::create_dir_all(&data)?;
         let stop = CancellationToken::new();
-        let provider = Arc::<Provider>::default();
-        let (listener, provider_url) = listen().await?;
-        tokio::spawn(provider::serve(listener, Arc::clone(&provider), stop.clone()));
-        let (listener, files_url) = listen().await?;
-        let store = Arc::new(files::Files::open(&data.join("files"))?);
-        tokio::spawn(files::serve(listener, store, layer(), stop.clone()));
-        let (listener, git_url) = listen().await?;
-        let store = Arc::new(git::Repositories::open(&data.join("git"))?);
-        tokio::spawn(git::serve(listener, store, layer(), stop.clone()));
-        let (listener, vectors_url) = listen().await?;
-        let store: Arc<dyn vectors::Store> = Arc::new(Sqlite::open(&data.join("vectors.sqlite"))?);
-        tokio::spawn(vectors::serve(listener, store, layer(), stop.clone()));
-        let (http, token) = (Http::default(), SecretString::from(TOKEN));
-        Ok(Shop {
-            provider,
-            provider_url,
-            files: FilesClient::new(http.clone(), &files_url, token.clone()),
-            git: GitClient::new(http.clone(), &git_url, token.clone()),
-            vectors: VectorsClient::new(http, &vectors_url, token),
-            urls: [files_url, git_url, vectors_url],
-            data,
-            _stop: stop.clone().drop_guard(),
-            stop,
-        })
-    }
-
-    /// What a wiki is made with.
-    pub fn job(&self) -> Result<WikiJob> {
-        Ok(WikiJob {
-            model: self.model(&self.provider_url),
-            files: self.files.clone(),
-            git: self.git.clone(),
-            vectors: self.vectors.clone(),
-            orders: backend::orders(&self.data)?,
-        })
-    }
-
-    fn model(&self, url: &str) -> Model {
-        Model::new(url, None, PROVIDER_WITHIN)
+        let town = Town::open(&data, SecretString::from(TOKEN), stop.clone()).await?;
+        Ok(Shop { town, data, _stop: stop.drop_guard() })
     }
 
     /// A backend in this process; answers its URL. `provider` is another than the shop's own.
     pub async fn backend(&self, tenant: &Tenant, ttl: Duration, provider: Option<&str>) -> Result<String> {
-        let client = client(tenant, "backend").await?.0.as_ref().clone();
-        let journal = self.data.join(format!("calls-{}.sqlite", Uuid::new_v4().simple()));
-        let mut options = Options::new(client.clone(), journal);
-        options.ttl = ttl;
-        let job = self.job()?;
-        let backend = Backend {
-            calls: Calls::open(options).await?,
-            model: self.model(provider.unwrap_or(&self.provider_url)),
-            default_model: MODEL.to_owned(),
-            wikis: Runner::new(client.clone(), job.clone(), RunnerOptions::new(client.issuer().clone()))
-                .await?,
-            client,
-            job,
-            halt: None,
+        let settings = BackendSettings {
+            model: MODEL.to_owned(),
+            provider_within: PROVIDER_WITHIN,
+            hold_ttl: ttl,
+            tries: 5,
+            provider: provider.map(str::to_owned),
+            journal: format!("calls-{}.sqlite", Uuid::new_v4().simple()),
         };
-        let (listener, url) = listen().await?;
-        tokio::spawn(backend::serve(listener, Arc::new(backend), layer(), self.stop.clone()));
-        Ok(url)
+        let client = client(tenant, "backend").await?.0.as_ref().clone();
+        Ok(self.town.backend(client, settings).await?)
     }
 
     /// A runner of wikis that commits `faults`, and hardly waits between tries.
@@ -143,7 +73,12 @@ impl Shop {
         let pause = Duration::from_millis(1);
         options.limits = Limits { pause, pause_max: pause, ..Limits::default() };
         options.faults = faults;
-        Ok(Runner::new(client, self.job()?, options).await?)
+        Ok(Runner::new(client, self.wiki_job()?, options).await?)
+    }
+
+    /// What a wiki is made with.
+    pub fn wiki_job(&self) -> Result<WikiJob> {
+        Ok(self.town.job(PROVIDER_WITHIN)?)
     }
 
     /// An order of `pages` pages.
@@ -152,11 +87,4 @@ impl Shop {
         let (user, project) = (user.to_owned(), project.to_owned());
         Ok(Order { user, project, topic: "Bees".to_owned(), pages, quote })
     }
-}
-
-/// A folder below the shop's that no other test uses.
-pub fn folder(shop: &Shop, name: &str) -> Result<PathBuf> {
-    let folder = Path::new(&shop.data).join(name);
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use holdfast_core::Verb;
+use holdfast_examples::clients::{BackendClient, Chat, Event};
 use holdfast_examples::provider::{Act, Script};
 use holdfast_testkit::tenant::Tenant;
 use holdfast_testkit::wait;
-use holdfast_tests::http::Events;
 use holdfast_tests::shop::{MODEL, Shop};
 use holdfast_tests::{Caller, SOON, Serve, TOKEN, client, database};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -89,18 +90,17 @@ impl World {
         Ok(())
     }
 
-    async fn chat(&self, backend: &str, account: &str, more: Value) -> Result<Events> {
+    async fn chat(&self, backend: &str, account: &str, more: Value) -> Result<Chat> {
         let mut body = json!({"message": MESSAGE, "max_tokens": MAX_TOKENS});
         if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
             body.extend(more.clone());
         }
-        let headers = [("X-INTERNAL-TOKEN", TOKEN), ("X-User-ID", account)];
-        Events::post(&format!("{backend}/chat"), &headers, &body).await
+        BackendClient::new(backend, SecretString::from(TOKEN)).chat(account, &body).await
     }
 }
 
 /// The bytes of text that came.
-fn delivered(events: &[(String, Value)]) -> i64 {
+fn delivered(events: &[Event]) -> i64 {
     let texts = events.iter().filter(|(name, _)| name == "text");
     texts.map(|(_, data)| i64::try_from(data.as_str().unwrap_or_default().len()).unwrap_or(0)).sum()
 }

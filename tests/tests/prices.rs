@@ -77,12 +77,19 @@ async fn the_facade_prices_tokens_and_the_ledger_computes_the_same() -> Result<(
         (json!({"model": "gpt-4o", "tokens": {"parsec": 1}}), None, 400, "invalid_request"),
         (json!({"model": "gpt-4o", "tokens": {"input": 1}}), Some("1"), 400, "invalid_request"),
         (json!({"model": "gpt-4o", "tokens": {"input": -1}}), None, 400, "invalid_request"),
+        (json!(["gpt-4o"]), None, 400, "invalid_request"),
     ];
     for (usage, amount, status, code) in cases {
         let answer =
             http.post("/deduct", &json!({"user_id": "ann", "usage": usage, "amount": amount})).await?;
         assert_eq!((answer.status, &answer.body["code"]), (status, &json!(code)), "{usage}: {}", answer.body);
     }
+
+    // Prices are in dollars; what a credit is worth nobody has said.
+    http.post("/account", &json!({"user_id": "cred", "asset": "CREDIT"})).await?;
+    let usage = json!({"model": "gpt-4o", "tokens": {"input": 1}});
+    let other = http.post("/deduct", &json!({"user_id": "cred", "usage": usage})).await?;
+    assert_eq!((other.status, &other.body["code"]), (400, &json!("invalid_request")), "{}", other.body);
 
     let priced = http.get("/prices/gemini-2.5-flash?provider=google").await?;
     assert_eq!(priced.body["rates"]["output"], json!([[0, 2_500_000]]), "{}", priced.body);
@@ -129,14 +136,23 @@ async fn a_price_change_never_reaches_into_a_call_that_is_under_way() -> Result<
     let captured =
         http.post("/capture", &json!({"user_id": "ann", "job_id": "chat-1", "usage": used})).await?;
     assert_eq!((captured.status, &captured.body["amount"]), (200, &json!("0.0026")), "{}", captured.body);
-    let reserve = json!({"user_id": "ann", "usage": usage, "job_id": "chat-2"});
-    assert_eq!(http.post("/reserve", &reserve).await?.body["amount"], json!("0.025"));
+    let reserve_two = json!({"user_id": "ann", "usage": usage, "job_id": "chat-2"});
+    assert_eq!(http.post("/reserve", &reserve_two).await?.body["amount"], json!("0.025"));
+    // The first request again is a repeat, though the price is another by now.
+    let again = http.post("/reserve", &reserve).await?;
+    assert_eq!(
+        (again.status, &again.body["replayed"], &again.body["amount"]),
+        (201, &json!(true), &json!("0.0125"))
+    );
+    let other = json!({"user_id": "ann", "job_id": "chat-2", "usage": {"model": "gpt-4o-mini", "tokens": {"output": 1}}});
+    let refused = http.post("/capture", &other).await?;
+    assert_eq!((refused.status, &refused.body["code"]), (400, &json!("invalid_request")), "{}", refused.body);
 
     // Who mixes the two is refused by the ledger itself.
     let mixed =
         before.usage(holdfast_core::UsageSource::Reported, &serde_json::from_str(r#"{"output":100}"#)?);
     let body = json!({"job_id": "chat-2", "amount": "0.001", "usage": mixed}).to_string();
-    let hold = http.post("/reserve", &reserve).await?.body["hold_id"].clone();
+    let hold = http.post("/reserve", &reserve_two).await?.body["hold_id"].clone();
     let body = body.replace(r#""job_id":"chat-2""#, &format!(r#""hold":{hold}"#));
     let refused = backend.send(Verb::Capture, "ann", &body).await?;
     assert_eq!((refused.kind.as_str(), refused.code.as_deref()), ("rejected", Some("price_mismatch")));

@@ -122,7 +122,7 @@ async fn a_wiki_whose_log_is_deleted_half_way_is_driven_to_its_end() -> Result<(
     let town = Town::new(2).await?;
     let crash = holdfast_saga::Fault::CrashAt { entry: 6, moment: holdfast_saga::Moment::After };
     let world = town.world(Faults::new(vec![crash])).await.map_err(|error| anyhow!(error))?;
-    town.shop.job()?.keep(&world.id, &world.input)?;
+    town.shop.wiki_job()?.keep(&world.id, &world.input)?;
     let crashed = world.runner.run(&world.id, &world.account, &world.input).await;
     ensure!(matches!(crashed, Err(holdfast_saga::SagaError::Crashed)), "{crashed:?}");
     jetstream(&town.tenant, "backend").await?.delete_stream(holdfast_saga::STREAM).await?;

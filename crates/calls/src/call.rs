@@ -253,21 +253,15 @@ fn hold_id(issuer: &Issuer, job_id: Option<&JobId>) -> Result<HoldId, String> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_core::text::Text;
-    use holdfast_core::usage::BookId;
-
     use super::*;
     use crate::plan::testing::{tokens, usage};
 
     fn quote(rates: &str) -> Quote {
-        Quote {
-            provider: Text::literal("google"),
-            model: Text::literal("m"),
-            variant: None,
-            book: BookId::new(&"0".repeat(64)).expect("a digest"),
-            effective_from: None,
-            rates: serde_json::from_str(rates).expect("rates"),
-        }
+        let json = format!(
+            r#"{{"provider":"google","model":"m","variant":null,"book":"{:0>64}","effective_from":null,"rates":{rates}}}"#,
+            0
+        );
+        serde_json::from_str(&json).expect("a quote")
     }
 
     fn ask(call: &Call, quote: &Quote) -> Result<Ask, HoldError> {

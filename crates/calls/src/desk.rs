@@ -69,7 +69,7 @@ impl Desk {
         }
         let orders = self.orders.clone();
         let Ending { verb, id, body } = ending.clone();
-        let order = Order { hold, account: account.clone(), verb, id, body, ends: true, reply };
+        let order = Order { hold, account: account.clone(), verb, id, body, part: None, reply };
         self.journal.settling(hold, reserve_id, &ending, move |written| {
             let send = match written {
                 Ok(written) => written,
@@ -85,17 +85,9 @@ impl Desk {
         });
     }
 
-    /// Hands an order to the driver: what the journal says was about to be sent, or a part, which
-    /// the journal does not know.
+    /// Hands an order to the driver: what the journal says is about to be sent.
     pub(crate) fn order(&self, order: Order) {
         let _ = self.orders.send(order);
-    }
-
-    /// Charges a part of a hold, which stays open.
-    pub(crate) fn charge_part(&self, plan: &Plan, ending: Ending, reply: oneshot::Sender<driver::Result>) {
-        let (hold, account) = (plan.hold, plan.account.clone());
-        let Ending { verb, id, body } = ending;
-        self.order(Order { hold, account, verb, id, body, ends: false, reply: Some(reply) });
     }
 
     /// Leaves the hold to expire.

@@ -6,15 +6,16 @@
 //!
 //! **Correctness.** Every outcome is an end, a rejection too: `hold_settled` says that the hold was
 //! charged, `hold_expired` and `hold_released` that it cannot be any more. What ends a hold ends it
-//! once in the ledger, so a repeat after a crash, or by another program, charges nobody twice.
+//! once in the ledger, so a repeat after a crash, or by another program, charges nobody twice. A
+//! capture in part ends nothing: with its outcome the row goes on, and what waited for it is done.
 //! The task lives until nobody can hand it anything and everything has an outcome, or until it is
 //! stopped; then the journal has the rest.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holdfast_client::{Client, ClientError, Request};
-use holdfast_core::{AccountId, CommandId, HoldId, Verb};
+use holdfast_core::{AccountId, CommandId, HoldId, Tokens, UsageSource, Verb};
 use holdfast_protocol::Outcome;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -47,10 +48,56 @@ pub(crate) struct Order {
     pub(crate) verb: Verb,
     pub(crate) id: CommandId,
     pub(crate) body: String,
-    /// Whether it ends the hold's row; a capture in part does not.
-    pub(crate) ends: bool,
+    /// Set where it does not end the hold.
+    pub(crate) part: Option<Arc<Part>>,
     /// Who waits for it, perhaps.
     pub(crate) reply: Option<oneshot::Sender<Result>>,
+}
+
+/// What is done once it is known whether a part was charged.
+type Next = Box<dyn FnOnce(bool) + Send>;
+
+/// A capture in part on its way. What settles the hold for good must wait for it: the ledger would
+/// reject a part that comes after that.
+pub(crate) struct Part {
+    /// What it charges.
+    pub(crate) tokens: Tokens,
+    pub(crate) source: UsageSource,
+    then: Mutex<Then>,
+}
+
+enum Then {
+    /// Nobody waits.
+    Nothing,
+    Do(Next),
+    /// It has its outcome: whether it was charged.
+    Known(bool),
+}
+
+impl Part {
+    pub(crate) fn new(tokens: Tokens, source: UsageSource) -> Arc<Self> {
+        Arc::new(Part { tokens, source, then: Mutex::new(Then::Nothing) })
+    }
+
+    /// Does `next` when it has its outcome, which may be now.
+    pub(crate) fn then(&self, next: impl FnOnce(bool) + Send + 'static) {
+        let mut then = self.then.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Then::Known(charged) = *then {
+            drop(then);
+            next(charged);
+        } else {
+            *then = Then::Do(Box::new(next));
+        }
+    }
+
+    fn known(&self, charged: bool) {
+        let mut then = self.then.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = std::mem::replace(&mut *then, Then::Known(charged));
+        drop(then);
+        if let Then::Do(next) = next {
+            next(charged);
+        }
+    }
 }
 
 /// Takes orders to their outcomes until there can be no more of them.
@@ -78,6 +125,11 @@ pub(crate) async fn drive(
 
 async fn carry_out(client: Client, journal: Journal, permits: Arc<Semaphore>, order: Order) {
     let result = outcome_of(&client, &permits, &order).await;
+    finish(&journal, order, result);
+}
+
+/// Writes the outcome down, and tells everybody.
+pub(crate) fn finish(journal: &Journal, order: Order, result: Result) {
     let how = match &result {
         Ok(outcome) => outcome.code.as_ref().unwrap_or(&outcome.kind).clone(),
         Err(_) => "unsendable".to_owned(),
@@ -93,13 +145,22 @@ async fn carry_out(client: Client, journal: Journal, permits: Arc<Semaphore>, or
             tracing::error!(%hold, %id, %account, verb = %order.verb, error, "a settlement cannot be sent");
         }
     }
-    if order.ends {
+    let Some(part) = order.part else {
         metrics::counter!("holdfast_calls_settled_total", "how" => how).increment(1);
         // Before the reply, so that whoever was told finds the row ended.
         journal.ended(hold, ending_of(&result));
-    }
-    if let Some(reply) = order.reply {
-        let _ = reply.send(result);
+        reply(order.reply, result);
+        return;
+    };
+    let charged = result.as_ref().is_ok_and(|outcome| outcome.accepted());
+    journal.parted(hold, id, (!charged).then(|| (part.tokens.clone(), part.source)));
+    reply(order.reply, result);
+    part.known(charged);
+}
+
+fn reply(waiting: Option<oneshot::Sender<Result>>, result: Result) {
+    if let Some(waiting) = waiting {
+        let _ = waiting.send(result);
     }
 }
 

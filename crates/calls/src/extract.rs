@@ -27,11 +27,18 @@ pub fn openai(answer: &Value) -> Option<Tokens> {
         count(usage, &[paths[0].as_str(), paths[1].as_str()])
     };
     let (cached, audio) = (of_prompt("cached_tokens"), of_prompt("audio_tokens"));
-    let audio_out = count(usage, &["/completion_tokens_details/audio_tokens"]);
+    let audio_cached = of_prompt("cached_tokens_details/audio_tokens");
+    let both = sum([audio_cached]);
+    let audio_out =
+        count(usage, &["/completion_tokens_details/audio_tokens", "/output_tokens_details/audio_tokens"]);
+    let input = |all: u64| all.saturating_add(both).saturating_sub(sum([cached, audio]));
+    // An embedding has no output, and no count of it; it is reported in full all the same.
+    let completion = completion.or(prompt.and(Some(0)));
     tokens([
-        ("input", prompt.map(|all| all.saturating_sub(sum([cached, audio])))),
-        ("cache_read", prompt.and(cached)),
-        ("input_audio", prompt.and(audio)),
+        ("input", prompt.map(input)),
+        ("cache_read", prompt.and(cached).map(|cached| cached.saturating_sub(both))),
+        ("input_audio", prompt.and(audio).map(|audio| audio.saturating_sub(both))),
+        ("cache_read_audio", prompt.and(audio_cached)),
         ("output", completion.map(|all| all.saturating_sub(sum([audio_out])))),
         ("output_audio", completion.and(audio_out)),
     ])
@@ -40,15 +47,27 @@ pub fn openai(answer: &Value) -> Option<Tokens> {
 /// Reads the usage of Anthropic's messages; of a stream, that of `message_start` and of every
 /// `message_delta`.
 ///
-/// `input_tokens` excludes what was read from or written to the cache.
+/// `input_tokens` excludes what was read from or written to the cache. The output in
+/// `message_start` is a placeholder and left out. `cache_creation_input_tokens` includes what is
+/// cached for an hour, which has a price of its own; a `message_delta` that does not tell them apart
+/// repeats what `message_start` told.
 #[must_use]
 pub fn anthropic(answer: &Value) -> Option<Tokens> {
     let usage = report(answer, &["/usage", "/message/usage"]);
+    let event = answer.get("type").and_then(Value::as_str);
+    let is_start = event == Some("message_start");
+    let of_hour = count(usage, &["/cache_creation/ephemeral_1h_input_tokens"]);
+    let of_minutes = count(usage, &["/cache_creation/ephemeral_5m_input_tokens"]);
+    let written = count(usage, &["/cache_creation_input_tokens"])
+        .or_else(|| of_hour.or(of_minutes).map(|_| sum([of_hour, of_minutes])));
+    let is_told_apart = of_hour.or(of_minutes).is_some();
+    let written = written.filter(|_| is_told_apart || event != Some("message_delta"));
     tokens([
         ("input", count(usage, &["/input_tokens"])),
         ("cache_read", count(usage, &["/cache_read_input_tokens"])),
-        ("cache_write", count(usage, &["/cache_creation_input_tokens"])),
-        ("output", count(usage, &["/output_tokens"])),
+        ("cache_write", written.map(|all| all.saturating_sub(sum([of_hour])))),
+        ("cache_write_1h", of_hour.filter(|count| *count > 0)),
+        ("output", count(usage, &["/output_tokens"]).filter(|_| !is_start)),
     ])
 }
 
@@ -56,18 +75,18 @@ pub fn anthropic(answer: &Value) -> Option<Tokens> {
 ///
 /// `promptTokenCount` includes cached tokens; `candidatesTokenCount` excludes thoughts, which are
 /// billed as output; `toolUsePromptTokenCount` is input beside the prompt. A count of 0 is left
-/// out by Gemini, so whoever reports the prompt has reported everything.
+/// out by Gemini, so whoever reports one of these has reported everything.
 #[must_use]
 pub fn gemini(answer: &Value) -> Option<Tokens> {
     let usage = report(answer, &["/usageMetadata"]);
-    let prompt = count(usage, &["/promptTokenCount"])?;
+    count(usage, &["/promptTokenCount", "/candidatesTokenCount", "/thoughtsTokenCount"])?;
     let of = |path: &str| count(usage, &[path]).unwrap_or(0);
     let cached = of("/cachedContentTokenCount");
     let audio_cached = of_modality(usage, "cacheTokensDetails").min(cached);
     let audio = of_modality(usage, "promptTokensDetails").saturating_sub(audio_cached);
     let audio_out = of_modality(usage, "candidatesTokensDetails");
     let output = of("/candidatesTokenCount").saturating_add(of("/thoughtsTokenCount"));
-    let input = prompt.saturating_sub(sum([Some(cached), Some(audio)]));
+    let input = of("/promptTokenCount").saturating_sub(sum([Some(cached), Some(audio)]));
     let reported = |count: u64| (count > 0).then_some(count);
     tokens([
         ("input", Some(input.saturating_add(of("/toolUsePromptTokenCount")))),
@@ -145,6 +164,12 @@ mod tests {
                     Some(r#"{"input":0,"cache_read":9,"output":0}"#),
                 ),
                 (r#"{"usage":{"prompt_tokens":0,"completion_tokens":0}}"#, Some(r#"{"input":0,"output":0}"#)),
+                (
+                    r#"{"usage":{"prompt_tokens":100,"completion_tokens":0,"prompt_tokens_details":{
+                        "cached_tokens":60,"audio_tokens":50,"cached_tokens_details":{"audio_tokens":20}}}}"#,
+                    Some(r#"{"input":10,"cache_read":40,"input_audio":30,"cache_read_audio":20,"output":0}"#),
+                ),
+                (r#"{"usage":{"prompt_tokens":8,"total_tokens":8}}"#, Some(r#"{"input":8,"output":0}"#)),
                 (r#"{"choices":[],"usage":null}"#, None),
                 (r#"{"usage":{}}"#, None),
                 (r#"{"usage":{"prompt_tokens":-1,"completion_tokens":"3"}}"#, None),
@@ -164,7 +189,23 @@ mod tests {
                 ),
                 (
                     r#"{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}"#,
-                    Some(r#"{"input":25,"output":1}"#),
+                    Some(r#"{"input":25}"#),
+                ),
+                (
+                    r#"{"type":"message_start","message":{"usage":{"input_tokens":1,"output_tokens":1,
+                        "cache_creation_input_tokens":500,
+                        "cache_creation":{"ephemeral_5m_input_tokens":200,"ephemeral_1h_input_tokens":300}}}}"#,
+                    Some(r#"{"input":1,"cache_write":200,"cache_write_1h":300}"#),
+                ),
+                (
+                    r#"{"usage":{"input_tokens":1,"output_tokens":2,
+                        "cache_creation":{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":300}}}"#,
+                    Some(r#"{"input":1,"cache_write":0,"cache_write_1h":300,"output":2}"#),
+                ),
+                (
+                    r#"{"type":"message_delta","usage":{"input_tokens":1,"cache_creation_input_tokens":500,
+                        "output_tokens":15}}"#,
+                    Some(r#"{"input":1,"output":15}"#),
                 ),
                 (
                     r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":15}}"#,
@@ -203,6 +244,10 @@ mod tests {
                 (
                     r#"{"usageMetadata":{"promptTokenCount":0}}"#,
                     Some(r#"{"input":0,"cache_read":0,"output":0}"#),
+                ),
+                (
+                    r#"{"usageMetadata":{"candidatesTokenCount":3}}"#,
+                    Some(r#"{"input":0,"cache_read":0,"output":3}"#),
                 ),
                 (r#"{"candidates":[]}"#, None),
                 (r#"{"usageMetadata":{"totalTokenCount":5}}"#, None),

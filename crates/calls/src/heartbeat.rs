@@ -96,7 +96,8 @@ impl Live {
         }
     }
 
-    fn write_delivered(&self, journal: &Journal) {
+    /// Hands over what is new.
+    pub(crate) fn write_delivered(&self, journal: &Journal) {
         for (hold, beat) in self.lock().iter_mut() {
             if let Some(tokens) = beat.unwritten.take() {
                 journal.observed(*hold, Some((json(&tokens), "delivered")));

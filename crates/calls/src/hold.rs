@@ -20,15 +20,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::call::OnAbort;
 use crate::desk::Desk;
-use crate::driver::{self, Unsendable};
+use crate::driver::{self, Order, Part, Unsendable};
 use crate::heartbeat::json;
-use crate::journal::{Ending, JournalError};
+use crate::journal::{Ending, JournalError, source_name};
+use crate::meter::Meter;
 use crate::plan::{Charge, Plan};
 use crate::price;
-use crate::settlement::{self, Action, End, Observed};
-
-/// How many bytes of text count as one token when nobody reports better.
-const BYTES_PER_TOKEN: u64 = 4;
+use crate::settlement::{self, Action, End};
 
 /// How a call was settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +91,14 @@ enum Stage {
     Settled,
 }
 
+/// A part whose outcome is not known.
+struct Unsure {
+    part: Arc<Part>,
+    outcome: oneshot::Receiver<driver::Result>,
+    /// What was known before it.
+    before: Meter,
+}
+
 /// Money promised to one call to a model.
 ///
 /// Settle it with one of the methods that consume it. Dropped before [`Hold::dispatched`], it is
@@ -103,11 +109,11 @@ pub struct Hold {
     desk: Arc<Desk>,
     plan: Plan,
     stage: Stage,
-    /// As the provider reported it, part by part, or as counted from text.
-    observed: Option<Observed>,
-    text_bytes: u64,
-    /// Whether a part was charged: then the estimate of the input is not to be charged again.
-    parted: bool,
+    meter: Meter,
+    /// What the journal was told last.
+    noted: Option<(Tokens, UsageSource)>,
+    /// A part that no outcome came for in time.
+    unsure: Option<Unsure>,
     max_output_tokens: u64,
     on_abort: OnAbort,
     outcome: Option<Box<Outcome>>,
@@ -120,9 +126,9 @@ impl Hold {
             desk,
             plan,
             stage: Stage::Unwritten,
-            observed: None,
-            text_bytes: 0,
-            parted: false,
+            meter: Meter::default(),
+            noted: None,
+            unsure: None,
             max_output_tokens,
             on_abort,
             outcome: None,
@@ -198,37 +204,46 @@ impl Hold {
     }
 
     /// Takes in what the provider reported during the call, see [`crate::usage`]. A dimension that
-    /// is reported again replaces its earlier count; others stay.
+    /// is reported again replaces its earlier count; others stay. Once the output is counted (as
+    /// zero, perhaps) it is a report of the whole call; before, as at the start of a stream, it
+    /// shows only what went in. What has no price is logged and counts as no report.
     pub fn observe(&mut self, tokens: Tokens) {
-        let before = self.observed.take().filter(|seen| seen.source == UsageSource::Reported);
-        let mut all = before.as_ref().map(|seen| seen.tokens.clone()).unwrap_or_default();
-        all.0.extend(tokens.0);
-        let is_new = before.is_none_or(|seen| seen.tokens != all);
-        self.observed = Some(Observed { tokens: all, source: UsageSource::Reported });
-        if is_new {
-            let written = self.complete().map(|seen| (json(&seen.tokens), "reported"));
-            self.desk.live.observed(&self.desk.journal, self.plan.hold, written);
+        let Plan { hold, usage, asset, .. } = &self.plan;
+        if let Err(error) = price::priced(usage, &tokens, UsageSource::Reported, *asset) {
+            tracing::error!(%hold, %error, ?tokens, "reported usage cannot be priced; it counts as missing");
+            return;
         }
+        self.meter.report(tokens);
+        self.note();
     }
 
-    /// Takes in a piece of the text that has come. It counts where the provider reports nothing:
-    /// as the estimated input, and one token of output for every four bytes, rounded up, at most as
-    /// many as were reserved for. The journal has it within 200 ms.
+    /// Takes in a piece of the text that has come. It counts where the provider reports no output:
+    /// as one token for every four bytes, rounded up, at most as many as were reserved for, beside
+    /// the input as estimated. The journal has it within 200 ms.
     pub fn observe_text(&mut self, text: &str) {
-        let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
-        self.text_bytes = self.text_bytes.saturating_add(bytes);
-        let reported = self.observed.as_ref().is_some_and(|seen| seen.source == UsageSource::Reported);
-        if reported || bytes == 0 {
+        self.meter.text(text);
+        self.note();
+    }
+
+    /// Hands what came to the journal: a report at once, text with the next tick.
+    fn note(&mut self) {
+        let came = self.meter.came(&self.plan);
+        if came == self.noted {
             return;
         }
-        let output = self.text_bytes.div_ceil(BYTES_PER_TOKEN).min(self.plan.estimate().get(OUTPUT));
-        if self.observed.as_ref().is_some_and(|seen| seen.tokens.get(OUTPUT) == output) {
-            return;
+        match &came {
+            Some((tokens, UsageSource::Delivered)) => {
+                self.desk.live.delivered(self.plan.hold, tokens.clone());
+            }
+            Some((tokens, source)) => self.write(Some((tokens, *source))),
+            None => {}
         }
-        let mut tokens = if self.parted { Tokens::default() } else { self.plan.estimate().clone() };
-        price::set(&mut tokens, OUTPUT, output);
-        self.desk.live.delivered(self.plan.hold, tokens.clone());
-        self.observed = Some(Observed { tokens, source: UsageSource::Delivered });
+        self.noted = came;
+    }
+
+    fn write(&self, observed: Option<(&Tokens, UsageSource)>) {
+        let observed = observed.map(|(tokens, source)| (json(tokens), source_name(source)));
+        self.desk.live.observed(&self.desk.journal, self.plan.hold, observed);
     }
 
     /// Charges what the call used, and frees the rest. `tokens` are those that no part was charged
@@ -245,7 +260,7 @@ impl Hold {
     /// # Errors
     /// As [`Hold::capture`].
     pub async fn capture_estimate(self) -> Result<Settled, SettleError> {
-        let charge = self.plan.whole_estimate();
+        let charge = settlement::estimated(&self.meter, &self.plan);
         self.carry_out(Action::Capture(charge)).await
     }
 
@@ -254,11 +269,8 @@ impl Hold {
     ///
     /// # Errors
     /// As [`Hold::capture`].
-    pub async fn release(mut self, reason: &str) -> Result<Settled, SettleError> {
-        let (reply, outcome) = oneshot::channel();
-        let ending = self.plan.release(reason);
-        self.end(ending, Some(reply));
-        self.wait(outcome, Settled::Released).await
+    pub async fn release(self, reason: &str) -> Result<Settled, SettleError> {
+        self.carry_out(Action::Release(reason.to_owned().into())).await
     }
 
     /// Leaves the hold to expire, where nobody knows whether the provider worked. Until then it may
@@ -272,9 +284,9 @@ impl Hold {
     /// # Errors
     /// As [`Hold::capture`].
     pub async fn settle(self, end: End) -> Result<Settled, SettleError> {
-        let action = settlement::action(end, self.may_have_run(), self.observed.as_ref(), &self.plan);
+        let action = settlement::action(end, self.may_have_run(), &self.meter, &self.plan);
         match &action {
-            Action::Capture(charge) if charge.reason == "completed" && !self.parted => {
+            Action::Capture(charge) if charge.reason == "completed" && !self.meter.is_parted() => {
                 self.desk.learn(&self.plan, charge.tokens.get(OUTPUT));
             }
             _ => {}
@@ -308,49 +320,59 @@ impl Hold {
     /// observed so far is taken to be in it; from here on, tokens are those after it. A part is
     /// priced by itself, by the tier of its own input. `None` when it costs nothing.
     ///
-    /// A crash while the part is on its way may leave it uncharged; it is never charged twice.
+    /// It is in the journal before it is sent, so after a crash it is sent again under its id.
     ///
     /// # Errors
-    /// [`SettleError::Pending`] when no outcome came in time: the part is charged by the driver as
-    /// long as the process lives, and must not be charged again.
+    /// [`SettleError::Pending`] when no outcome came in time: the part is charged by the driver, and
+    /// must not be charged again. What settles the hold waits for it. [`SettleError::Rejected`] and
+    /// [`SettleError::Unsendable`] when nothing was charged, by this part or by the one that was
+    /// pending before it; what was observed is still to be.
     pub async fn capture_part(&mut self, tokens: Tokens) -> Result<Option<Box<Outcome>>, SettleError> {
+        self.resolve().await?;
+        let tokens = if self.meter.is_parted() { tokens } else { self.plan.one_call(tokens) };
         let charge = Charge { tokens, source: UsageSource::Reported, reason: "part" };
         let part = self.plan.part(&charge).map_err(SettleError::Usage)?;
-        // Before the part is sent: a crash right after it must not charge the same tokens again.
-        let hold = self.plan.hold;
+        let Plan { hold, reserve_id, .. } = self.plan;
         self.desk.live.forget_delivered(hold);
-        self.desk.journal.observed_now(hold, None).await?;
-        let before = (self.observed.take(), std::mem::take(&mut self.text_bytes), self.parted);
-        self.parted = true;
-        let Some(part) = part else { return Ok(None) };
-        let (reply, outcome) = oneshot::channel();
-        self.desk.charge_part(&self.plan, part, reply);
-        match timeout(self.desk.waits.settle, outcome).await {
-            Ok(Ok(Ok(outcome))) if outcome.accepted() => Ok(Some(outcome)),
-            Ok(Ok(failed)) => {
-                // Nothing was charged, so what was observed is still to be.
-                (self.observed, self.text_bytes, self.parted) = before;
-                let written = self.complete().map(|seen| (json(&seen.tokens), source_name(seen.source)));
-                self.desk.live.observed(&self.desk.journal, hold, written);
-                Err(match failed {
-                    Ok(outcome) => SettleError::Rejected(outcome),
-                    Err(Unsendable(error)) => SettleError::Unsendable(error),
-                })
-            }
-            Ok(Err(_)) | Err(_) => Err(SettleError::Pending(hold)),
+        match &part {
+            Some(part) => self.desk.journal.parting(hold, reserve_id, part).await?,
+            None => self.desk.journal.observed_now(hold, None).await?,
         }
+        let before = self.meter.clone();
+        self.meter.part(&charge.tokens);
+        self.noted = None;
+        let Some(Ending { verb, id, body }) = part else { return Ok(None) };
+        let part = Part::new(charge.tokens, charge.source);
+        let (reply, outcome) = oneshot::channel();
+        let account = self.plan.account.clone();
+        let order =
+            Order { hold, account, verb, id, body, part: Some(Arc::clone(&part)), reply: Some(reply) };
+        self.desk.order(order);
+        self.unsure = Some(Unsure { part, outcome, before });
+        self.resolve().await
+    }
+
+    /// Waits for the outcome of a part that is on its way.
+    async fn resolve(&mut self) -> Result<Option<Box<Outcome>>, SettleError> {
+        let Some(Unsure { outcome, .. }) = &mut self.unsure else { return Ok(None) };
+        let Ok(Ok(outcome)) = timeout(self.desk.waits.settle, outcome).await else {
+            return Err(SettleError::Pending(self.plan.hold));
+        };
+        let before = self.unsure.take().map(|unsure| unsure.before).unwrap_or_default();
+        let error = match outcome {
+            Ok(outcome) if outcome.accepted() => return Ok(Some(outcome)),
+            Ok(outcome) => SettleError::Rejected(outcome),
+            Err(Unsendable(error)) => SettleError::Unsendable(error),
+        };
+        self.meter.put_back(before);
+        self.noted = self.meter.came(&self.plan);
+        self.write(self.noted.as_ref().map(|(tokens, source)| (tokens, *source)));
+        Err(error)
     }
 
     /// Whether the provider may have worked: it was told so, or has something to show for it.
     fn may_have_run(&self) -> bool {
-        self.stage == Stage::Dispatched || self.observed.is_some() || self.parted
-    }
-
-    /// What was observed, with what the provider left out of its report so far.
-    fn complete(&self) -> Option<Observed> {
-        let Observed { tokens, source } = self.observed.clone()?;
-        let tokens = if self.parted { tokens } else { self.plan.completed(tokens) };
-        Some(Observed { tokens, source })
+        self.stage == Stage::Dispatched || self.meter.began() || self.meter.is_parted()
     }
 
     /// Does what was decided and waits for the outcome.
@@ -370,26 +392,26 @@ impl Hold {
 
     /// Does what was decided; nobody need wait.
     fn act(&mut self, action: Action, reply: Option<oneshot::Sender<driver::Result>>) {
-        match action {
-            Action::Release(reason) => self.end(self.plan.release(reason), reply),
-            Action::Capture(mut charge) => {
-                if !self.parted {
-                    charge.tokens = self.plan.completed(charge.tokens);
-                }
-                self.end(self.plan.capture(&charge), reply);
-            }
-            Action::Keep => {
-                self.stage = Stage::Settled;
-                self.desk.keep(self.plan.hold);
-            }
-        }
-    }
-
-    fn end(&mut self, ending: Ending, reply: Option<oneshot::Sender<driver::Result>>) {
         let is_ours = self.stage != Stage::Unwritten;
         self.stage = Stage::Settled;
-        let Plan { hold, account, reserve_id, .. } = &self.plan;
-        self.desk.settle(*hold, account, *reserve_id, ending, is_ours, reply);
+        let (desk, plan) = (Arc::clone(&self.desk), self.plan.clone());
+        let left = self.meter.estimate_left(&self.plan);
+        let Some(Unsure { part, .. }) = self.unsure.take() else {
+            return end(&desk, &plan, action, &left, is_ours, reply);
+        };
+        // Should the process die before the part has its outcome, this is what is charged then.
+        let observed = match &action {
+            Action::Capture(charge) if charge.source != UsageSource::Estimated => {
+                Some((&charge.tokens, charge.source))
+            }
+            _ => self.noted.as_ref().map(|(tokens, source)| (tokens, *source)),
+        };
+        self.write(observed);
+        let tokens = part.tokens.clone();
+        part.then(move |charged| {
+            let action = if charged { action } else { with_uncharged(action, &tokens) };
+            end(&desk, &plan, action, &left, is_ours, reply);
+        });
     }
 
     async fn wait(
@@ -406,11 +428,35 @@ impl Hold {
     }
 }
 
-/// A source as the journal has it; estimates are never observed.
-fn source_name(source: UsageSource) -> &'static str {
-    match source {
-        UsageSource::Delivered => "delivered",
-        UsageSource::Reported | UsageSource::Estimated => "reported",
+/// Ends a hold as was decided. `left` is what was reserved for and not charged by parts.
+fn end(
+    desk: &Desk,
+    plan: &Plan,
+    action: Action,
+    left: &Tokens,
+    is_ours: bool,
+    reply: Option<oneshot::Sender<driver::Result>>,
+) {
+    let ending = match action {
+        Action::Release(reason) => plan.release(&reason),
+        Action::Capture(charge) => plan.capture(&charge, left),
+        Action::Keep => return desk.keep(plan.hold),
+    };
+    desk.settle(plan.hold, &plan.account, plan.reserve_id, ending, is_ours, reply);
+}
+
+/// What is done instead when a part of `tokens` turns out not to have been charged.
+fn with_uncharged(action: Action, tokens: &Tokens) -> Action {
+    match action {
+        Action::Capture(charge) => {
+            Action::Capture(Charge { tokens: price::sum(&charge.tokens, tokens), ..charge })
+        }
+        Action::Keep => Action::Capture(Charge {
+            tokens: tokens.clone(),
+            source: UsageSource::Reported,
+            reason: "aborted",
+        }),
+        release @ Action::Release(_) => release,
     }
 }
 
@@ -419,188 +465,11 @@ impl Drop for Hold {
         if self.stage == Stage::Settled {
             return;
         }
-        let observed = self.observed.as_ref();
-        let action = settlement::action(End::Aborted, self.may_have_run(), observed, &self.plan);
+        let action = settlement::action(End::Aborted, self.may_have_run(), &self.meter, &self.plan);
         self.act(action, None);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use holdfast_core::body::Capture;
-    use holdfast_core::{Asset, Verb};
-    use tokio::sync::mpsc::UnboundedReceiver;
-
-    use super::*;
-    use crate::desk::Waits;
-    use crate::driver::Order;
-    use crate::journal::testing::Folder;
-    use crate::journal::{Journal, Row, State};
-    use crate::plan::testing::{plan, reserve_body, tokens};
-    use crate::sizing::Samples;
-
-    struct Bench {
-        _folder: Folder,
-        desk: Arc<Desk>,
-        orders: UnboundedReceiver<Order>,
-    }
-
-    async fn bench() -> Bench {
-        let folder = Folder::new();
-        let journal = Journal::open(&folder.file()).await.expect("opened");
-        let waits = Waits { settle: Duration::from_millis(20), drain: Duration::from_secs(5) };
-        let (desk, orders) = Desk::new(journal, Asset::USD, waits, Samples::default());
-        Bench { _folder: folder, desk, orders }
-    }
-
-    impl Bench {
-        /// A hold that was reserved.
-        async fn hold(&self, on_abort: OnAbort) -> Hold {
-            let plan = plan();
-            let (account, body) = (plan.account.to_string(), reserve_body(&plan));
-            self.desk.journal.reserving(plan.hold, account, plan.reserve_id, body).await.expect("written");
-            let mut hold = Hold::new(Arc::clone(&self.desk), plan, 500, on_abort);
-            hold.written();
-            hold
-        }
-
-        async fn row(&self, hold: HoldId) -> Row {
-            self.desk.journal.row(hold).await.expect("read").expect("there")
-        }
-    }
-
-    #[tokio::test]
-    async fn dropped_before_it_was_sent_it_is_released() {
-        let mut bench = bench().await;
-        let hold = bench.hold(OnAbort::Delivered).await;
-        let id = hold.id();
-        drop(hold);
-        let row = bench.row(id).await;
-        assert_eq!((row.state, row.settle_verb.as_deref()), (State::Settling, Some("release")));
-        assert!(row.settle_body.as_deref().is_some_and(|body| body.contains("not_dispatched")));
-        let order = bench.orders.recv().await.expect("sent");
-        assert_eq!(
-            (order.verb, Some(order.body)),
-            (Verb::Release, row.settle_body),
-            "the bytes of the journal"
-        );
-    }
-
-    #[tokio::test]
-    async fn dropped_after_it_was_sent_it_captures_what_was_observed() {
-        type Case = (&'static str, fn(&mut Hold), Option<(&'static str, UsageSource)>);
-        let cases: [Case; 5] = [
-            ("nothing is known", |_| {}, None),
-            ("text", |hold| hold.observe_text("12345"), Some(("0.00102", UsageSource::Delivered))),
-            (
-                "much text",
-                |hold| hold.observe_text(&"x".repeat(9000)),
-                Some(("0.006", UsageSource::Delivered)),
-            ),
-            (
-                "a report in parts",
-                |hold| {
-                    hold.observe_text("123456789");
-                    hold.observe(tokens(r#"{"input":2000,"output":1}"#));
-                    hold.observe(tokens(r#"{"output":7}"#));
-                    hold.observe_text("text does not count beside a report");
-                },
-                Some(("0.00207", UsageSource::Reported)),
-            ),
-            (
-                "a report of zeros",
-                |hold| hold.observe(tokens(r#"{"input":0}"#)),
-                Some(("0", UsageSource::Reported)),
-            ),
-        ];
-        for (what, observe, expected) in cases {
-            let mut bench = bench().await;
-            let mut hold = bench.hold(OnAbort::Delivered).await;
-            let id = hold.id();
-            hold.dispatched().await.expect("written");
-            observe(&mut hold);
-            drop(hold);
-            let row = bench.row(id).await;
-            let Some((amount, source)) = expected else {
-                assert_eq!((row.state, row.ending.as_deref()), (State::Ended, Some("kept")), "{what}");
-                continue;
-            };
-            assert_eq!(row.state, State::Settling, "{what}");
-            let body: Capture = serde_json::from_str(&row.settle_body.expect("a body")).expect("a capture");
-            assert_eq!(body.amount, amount.parse().ok(), "{what}");
-            assert_eq!(body.usage.map(|usage| usage.source), Some(source), "{what}");
-            assert_eq!(body.reason.expect("a reason").as_str(), "aborted", "{what}");
-            assert_eq!(bench.orders.recv().await.expect("sent").hold, id, "{what}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_report_is_in_the_journal_before_the_end() {
-        let bench = bench().await;
-        let mut hold = bench.hold(OnAbort::Delivered).await;
-        hold.dispatched().await.expect("written");
-        hold.observe(tokens(r#"{"output":7}"#));
-        let row = bench.row(hold.id()).await;
-        assert_eq!(row.observed.as_deref(), Some(r#"{"input":1000,"output":7}"#));
-        assert_eq!(row.observed_source.as_deref(), Some("reported"));
-        hold.keep();
-    }
-
-    #[tokio::test]
-    async fn a_settlement_without_an_outcome_is_pending_and_written() {
-        let mut bench = bench().await;
-        let mut hold = bench.hold(OnAbort::Delivered).await;
-        let id = hold.id();
-        hold.dispatched().await.expect("written");
-        let settled = hold.capture(tokens(r#"{"input":1,"output":2}"#)).await;
-        assert!(matches!(settled, Err(SettleError::Pending(hold)) if hold == id), "{settled:?}");
-        assert_eq!(bench.row(id).await.state, State::Settling);
-        assert_eq!(bench.orders.recv().await.expect("sent").hold, id);
-        assert!(bench.orders.try_recv().is_err(), "once");
-    }
-
-    #[tokio::test]
-    async fn an_abandoned_stream_is_read_on_by_policy() {
-        for (policy, amount) in [(OnAbort::Drain, "0.00109"), (OnAbort::Delivered, "0.00101")] {
-            let mut bench = bench().await;
-            let mut hold = bench.hold(policy).await;
-            hold.dispatched().await.expect("written");
-            hold.observe_text("1");
-            hold.abandon(async { Some(tokens(r#"{"input":1000,"output":9}"#)) });
-            let order = bench.orders.recv().await.expect("sent");
-            let body: Capture = serde_json::from_str(&order.body).expect("a capture");
-            assert_eq!(body.amount, amount.parse().ok(), "{policy:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_part_takes_what_was_observed_with_it() {
-        let mut bench = bench().await;
-        let mut hold = bench.hold(OnAbort::Delivered).await;
-        let id = hold.id();
-        hold.dispatched().await.expect("written");
-        hold.observe(tokens(r#"{"input":10,"output":7}"#));
-        let part = hold.capture_part(tokens(r#"{"input":10,"output":7}"#)).await;
-        assert!(matches!(part, Err(SettleError::Pending(_))), "nobody answers here: {part:?}");
-        assert_eq!(bench.row(id).await.observed, None);
-        assert!(!bench.orders.recv().await.expect("sent").ends);
-        hold.observe_text("1234");
-        drop(hold);
-        let order = bench.orders.recv().await.expect("sent");
-        let body: Capture = serde_json::from_str(&order.body).expect("a capture");
-        assert_eq!(body.amount, "0.00001".parse().ok(), "no input twice");
-    }
-
-    #[tokio::test]
-    async fn a_hold_that_was_never_written_settles_nobody_elses() {
-        let mut bench = bench().await;
-        let other = bench.hold(OnAbort::Delivered).await;
-        let mut same = plan();
-        same.hold = other.id();
-        drop(Hold::new(Arc::clone(&bench.desk), same, 500, OnAbort::Delivered));
-        assert_eq!(bench.row(other.id()).await.state, State::Reserving);
-        assert!(bench.orders.try_recv().is_err());
-        drop(other);
-        assert!(bench.orders.recv().await.is_some());
-    }
-}
+#[path = "hold_tests.rs"]
+mod tests;

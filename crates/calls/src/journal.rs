@@ -18,10 +18,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use holdfast_core::{CommandId, HoldId, Verb};
-use rusqlite::{Connection, ErrorCode, Row as SqlRow, params};
+use holdfast_core::{CommandId, HoldId, Tokens, UsageSource, Verb};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row as SqlRow, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
+
+use crate::price;
 
 const SCHEMA: &str = include_str!("journal.sql");
 /// `PRAGMA application_id` of the schema.
@@ -143,7 +145,7 @@ impl Row {
     }
 }
 
-/// The capture or release that ends a hold, as it is written and sent.
+/// A capture or release as it is written and sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ending {
     pub(crate) verb: Verb,
@@ -323,7 +325,51 @@ impl Journal {
         self.note(hold, "observed", move |tx| set_observed(tx, hold, observed));
     }
 
-    /// The same, on the disk when it returns.
+    /// Notes a capture in part that is about to be sent. Everything observed is in it, so nothing
+    /// is left to be charged. On the disk when it returns.
+    ///
+    /// # Errors
+    /// [`JournalError::State`] when the hold is being settled, or has ended.
+    pub(crate) async fn parting(
+        &self,
+        hold: HoldId,
+        reserve_id: CommandId,
+        part: &Ending,
+    ) -> Result<(), JournalError> {
+        let Ending { verb, id, body } = part.clone();
+        self.run(move |tx| {
+            let sql = "UPDATE hold SET state = 'settling', settle_verb = ?3, settle_id = ?4, settle_body = ?5, \
+                         observed = NULL, observed_source = NULL, updated_ms = ?6 \
+                       WHERE hold = ?1 AND reserve_id = ?2 AND state IN ('reserving', 'reserved', 'dispatched')";
+            let (hold_text, reserve_id, id) = (hold.to_string(), reserve_id.to_string(), id.to_string());
+            match update(tx, sql, params![hold_text, reserve_id, verb.as_str(), id, body, now_ms()])? {
+                0 => Err(JournalError::State(hold)),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Notes that a part has its outcome: the call goes on. `uncharged` is what it would have
+    /// charged, if it was rejected: that is to be charged still.
+    pub(crate) fn parted(&self, hold: HoldId, id: CommandId, uncharged: Option<(Tokens, UsageSource)>) {
+        self.note(hold, "part", move |tx| {
+            let (hold, id) = (hold.to_string(), id.to_string());
+            let the_part = "hold = ?1 AND state = 'settling' AND settle_id = ?2";
+            let sql = format!("SELECT observed, observed_source FROM hold WHERE {the_part}");
+            let read = |row: &SqlRow<'_>| Ok((row.get(0)?, row.get(1)?));
+            let row = tx.query_row(&sql, params![hold, id], read).optional().map_err(sqlite)?;
+            let Some((observed, source)) = row else { return Ok(()) };
+            let (observed, source) = with_uncharged((observed, source), uncharged);
+            let sql = format!(
+                "UPDATE hold SET state = 'dispatched', settle_verb = NULL, settle_id = NULL, settle_body = NULL, \
+                   observed = ?3, observed_source = ?4, updated_ms = ?5 WHERE {the_part}"
+            );
+            update(tx, &sql, params![hold, id, observed, source, now_ms()]).map(drop)
+        });
+    }
+
+    /// The same as [`Journal::observed`], on the disk when it returns.
     pub(crate) async fn observed_now(
         &self,
         hold: HoldId,
@@ -408,8 +454,6 @@ impl Journal {
     /// One row.
     #[cfg(test)]
     pub(crate) async fn row(&self, hold: HoldId) -> Result<Option<Row>, JournalError> {
-        use rusqlite::OptionalExtension as _;
-
         self.run(move |tx| {
             let sql = format!("SELECT {COLUMNS} FROM hold WHERE hold = ?1");
             let row = tx.query_row(&sql, [hold.to_string()], Row::read).optional().map_err(sqlite)?;
@@ -431,6 +475,28 @@ impl Journal {
     }
 }
 
+/// What a row has observed, tokens as JSON and their source, with what a rejected part leaves to be
+/// charged.
+pub(crate) fn with_uncharged(
+    observed: (Option<String>, Option<String>),
+    uncharged: Option<(Tokens, UsageSource)>,
+) -> (Option<String>, Option<String>) {
+    let Some((tokens, source)) = uncharged else { return observed };
+    let (text, name) = observed;
+    let since = text.as_deref().and_then(|text| serde_json::from_str::<Tokens>(text).ok());
+    let all = price::sum(&tokens, &since.unwrap_or_default());
+    let all = serde_json::to_string(&all).expect("tokens are plain values");
+    (Some(all), name.or_else(|| Some(source_name(source).to_owned())))
+}
+
+/// A source as the journal has it; estimates are never observed.
+pub(crate) fn source_name(source: UsageSource) -> &'static str {
+    match source {
+        UsageSource::Delivered => "delivered",
+        UsageSource::Reported | UsageSource::Estimated => "reported",
+    }
+}
+
 fn update(tx: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<usize, JournalError> {
     tx.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(sqlite)
 }
@@ -440,8 +506,10 @@ fn set_observed(
     hold: HoldId,
     observed: Option<(String, &'static str)>,
 ) -> Result<(), JournalError> {
+    // While a part is on its way the call goes on, and what comes meanwhile is not in the part.
     let sql = "UPDATE hold SET observed = ?2, observed_source = ?3, updated_ms = ?4 \
-               WHERE hold = ?1 AND state = 'dispatched'";
+               WHERE hold = ?1 AND (state = 'dispatched' \
+                 OR (state = 'settling' AND json_extract(settle_body, '$.final') = 0))";
     let (tokens, source) = observed.unzip();
     update(tx, sql, params![hold.to_string(), tokens, source, now_ms()]).map(drop)
 }
@@ -566,79 +634,5 @@ pub(crate) mod testing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::testing::Folder;
-    use super::*;
-
-    async fn settle(journal: &Journal, hold: HoldId, reserve_id: CommandId) -> Result<bool, JournalError> {
-        let ending = Ending { verb: Verb::Release, id: Uuid::now_v7(), body: "{}".to_owned() };
-        let (sender, done) = oneshot::channel();
-        journal.settling(hold, reserve_id, &ending, move |result| {
-            let _ = sender.send(result);
-        });
-        done.await.expect("told")
-    }
-
-    #[tokio::test]
-    async fn a_second_opener_is_told_the_file() {
-        let folder = Folder::new();
-        let journal = Journal::open(&folder.file()).await.expect("opened");
-        let second = Journal::open(&folder.file()).await.err().expect("refused");
-        assert!(matches!(second, JournalError::InUse { .. }), "{second:?}");
-        assert!(second.to_string().contains("calls.db"), "{second}");
-        journal.close().await;
-        Journal::open(&folder.file()).await.expect("free again");
-    }
-
-    #[tokio::test]
-    async fn a_foreign_file_is_left_alone() {
-        let folder = Folder::new();
-        fs::write(folder.file(), "a letter to somebody, which is certainly no database").expect("written");
-        let error = Journal::open(&folder.file()).await.err().expect("refused");
-        assert!(matches!(error, JournalError::Foreign { .. }), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn a_row_goes_through_its_states_and_survives() {
-        let folder = Folder::new();
-        let (hold, id) = (Uuid::now_v7(), Uuid::now_v7());
-        let journal = Journal::open(&folder.file()).await.expect("opened");
-        journal.reserving(hold, "user-1".to_owned(), id, "{}".to_owned()).await.expect("written");
-        let again = journal.reserving(hold, "user-1".to_owned(), id, "{}".to_owned()).await;
-        assert!(matches!(again, Err(JournalError::State(_))), "{again:?}");
-        journal.reserved(hold);
-        journal.observed(hold, Some(("{}".to_owned(), "reported")));
-        journal.dispatched(hold).await.expect("written");
-        let row = journal.row(hold).await.expect("read").expect("there");
-        assert_eq!((row.state, row.observed), (State::Dispatched, None), "observed only once dispatched");
-        journal.observed(hold, Some((r#"{"input":1}"#.to_owned(), "reported")));
-        journal.close().await;
-        assert!(matches!(journal.dispatched(hold).await, Err(JournalError::Closed)));
-
-        let journal = Journal::open(&folder.file()).await.expect("opened");
-        assert_eq!(journal.unfinished(), 1);
-        let rows = journal.unfinished_rows().await.expect("read");
-        assert_eq!(rows[0].observed.as_deref(), Some(r#"{"input":1}"#));
-        assert!(!settle(&journal, hold, Uuid::now_v7()).await.expect("done"), "another reserve's");
-        assert!(settle(&journal, hold, id).await.expect("done"));
-        assert!(!settle(&journal, hold, id).await.expect("done"), "only once");
-        journal.ended(hold, "{}".to_owned());
-        assert_eq!(journal.row(hold).await.expect("read").expect("there").state, State::Ended);
-        assert_eq!(journal.unfinished(), 0);
-        journal.reserving(hold, "user-1".to_owned(), id, "{}".to_owned()).await.expect("the job again");
-    }
-
-    #[tokio::test]
-    async fn samples_are_read_in_order_and_swept() {
-        let folder = Folder::new();
-        let journal = Journal::open(&folder.file()).await.expect("opened");
-        for output in 0..510 {
-            journal.sample(Uuid::nil(), "m".to_owned(), output);
-        }
-        journal.sample(Uuid::nil(), "n".to_owned(), 7);
-        journal.sweep();
-        let samples = journal.samples().await.expect("read");
-        assert_eq!(samples.len(), 501);
-        assert!(samples.contains(&("n".to_owned(), 7)) && !samples.contains(&("m".to_owned(), 9)));
-    }
-}
+#[path = "journal_tests.rs"]
+mod tests;

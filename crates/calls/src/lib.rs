@@ -24,6 +24,8 @@
 
 mod breaker;
 mod call;
+#[cfg(test)]
+mod cross_tests;
 mod desk;
 mod driver;
 mod extract;
@@ -31,6 +33,7 @@ mod heartbeat;
 mod hold;
 mod journal;
 pub mod layer;
+mod meter;
 mod options;
 mod plan;
 mod price;
@@ -65,6 +68,9 @@ use crate::call::{Ask, Terms};
 use crate::desk::{Desk, Waits};
 use crate::journal::Journal;
 use crate::sizing::Samples;
+
+/// How many models' rates are remembered.
+const QUOTES_MAX: usize = 1_000;
 
 /// A model as it was asked for: name, provider, variant.
 type Model = (String, Option<String>, Option<String>);
@@ -171,7 +177,18 @@ impl Calls {
         }
         let asked = self.0.client.quote(&call.model, call.provider.as_deref(), call.variant.as_deref()).await;
         let quote = Arc::new(asked?);
-        self.quotes().insert(model, (Instant::now(), Arc::clone(&quote)));
+        let asset = self.0.desk.asset;
+        if quote.asset.as_str() != asset.code() {
+            let problem = format!("prices are in {}, this tracker is of {}", quote.asset, asset.code());
+            return Err(HoldError::Invalid(problem));
+        }
+        let mut quotes = self.quotes();
+        if quotes.len() >= QUOTES_MAX {
+            // Names are chosen by users, and any number of names may mean one model.
+            quotes.clear();
+        }
+        quotes.insert(model, (Instant::now(), Arc::clone(&quote)));
+        drop(quotes);
         Ok(quote)
     }
 

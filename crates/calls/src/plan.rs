@@ -55,13 +55,6 @@ impl Plan {
         &self.usage.tokens
     }
 
-    /// The charge of what was reserved for: all that is known of a call whose provider reported
-    /// nothing.
-    pub(crate) fn whole_estimate(&self) -> Charge {
-        let tokens = self.estimate().clone();
-        Charge { tokens, source: UsageSource::Estimated, reason: "usage_missing" }
-    }
-
     /// `tokens` with what only this side knows: that it is one call, where calls have a price, and
     /// the estimated input where the provider said nothing of input (a part of a stream's report).
     pub(crate) fn completed(&self, mut tokens: Tokens) -> Tokens {
@@ -69,6 +62,11 @@ impl Plan {
             let inputs = self.estimate().0.iter().filter(|(dimension, _)| dimension.is_input());
             tokens.0.extend(inputs.map(|(dimension, count)| (dimension.clone(), *count)));
         }
+        self.one_call(tokens)
+    }
+
+    /// `tokens` and the call itself, where calls have a price.
+    pub(crate) fn one_call(&self, mut tokens: Tokens) -> Tokens {
         let calls = self.estimate().get(price::REQUEST);
         if calls > 0 && tokens.get(price::REQUEST) == 0 {
             price::set(&mut tokens, price::REQUEST, calls);
@@ -78,12 +76,13 @@ impl Plan {
 
     /// The final capture of `charge`. One that cannot be priced (a dimension without any rate, a
     /// count beyond 2^53) is the provider's or a caller's mistake, and must not let a call that was
-    /// made go uncharged: then what was reserved for is captured.
-    pub(crate) fn capture(&self, charge: &Charge) -> Ending {
+    /// made go uncharged: then `otherwise` is captured, what was reserved for and not charged yet.
+    pub(crate) fn capture(&self, charge: &Charge, otherwise: &Tokens) -> Ending {
         let body = self.capture_body(charge, true).or_else(|error| {
             let (hold, tokens) = (self.hold, &charge.tokens);
             tracing::error!(%hold, error, ?tokens, "usage cannot be priced; the estimate is captured");
-            self.capture_body(&self.whole_estimate(), true)
+            let (tokens, source) = (otherwise.clone(), UsageSource::Estimated);
+            self.capture_body(&Charge { tokens, source, reason: "usage_missing" }, true)
         });
         // The estimate was priced once already, when it was reserved for.
         let body = body.expect("an estimate that was reserved for has a price").1;
@@ -201,7 +200,7 @@ mod tests {
             let plan = plan();
             let tokens = plan.completed(tokens(given));
             let charge = Charge { tokens, source: UsageSource::Reported, reason: "completed" };
-            let body = captured(&plan.capture(&charge));
+            let body = captured(&plan.capture(&charge, plan.estimate()));
             assert_eq!(body.amount.map(|amount| amount.to_string()).as_deref(), Some(amount), "{given}");
             let usage = body.usage.expect("usage");
             assert_eq!((usage.source, &usage.rates), (source, &plan.usage.rates), "{given}");
@@ -211,8 +210,7 @@ mod tests {
 
     #[test]
     fn a_part_that_costs_nothing_is_no_command() {
-        let charge =
-            |json| Charge { tokens: tokens(json), source: UsageSource::Reported, reason: "completed" };
+        let charge = |json| Charge { tokens: tokens(json), source: UsageSource::Reported, reason: "part" };
         assert_eq!(plan().part(&charge(r#"{"output":0}"#)), Ok(None));
         let part = plan().part(&charge(r#"{"output":1}"#)).expect("priced").expect("a command");
         assert_eq!(captured(&part).is_final, Some(false));

@@ -26,6 +26,24 @@ pub(crate) fn set(tokens: &mut Tokens, dimension: &str, count: u64) {
     tokens.0.insert(dimension, count);
 }
 
+/// Both together.
+pub(crate) fn sum(tokens: &Tokens, more: &Tokens) -> Tokens {
+    let mut sum = tokens.clone();
+    for (dimension, count) in &more.0 {
+        let all = sum.0.entry(dimension.clone()).or_default();
+        *all = all.saturating_add(*count);
+    }
+    sum
+}
+
+/// `tokens` less `charged`, none below 0.
+pub(crate) fn minus(tokens: &Tokens, charged: &Tokens) -> Tokens {
+    let left = |(dimension, count): (&Dimension, &u64)| {
+        (dimension.clone(), count.saturating_sub(charged.get(dimension.as_str())))
+    };
+    tokens.0.iter().map(left).collect()
+}
+
 /// Whether any output is counted.
 pub(crate) fn has_output(tokens: &Tokens) -> bool {
     tokens.0.iter().any(|(dimension, count)| dimension.as_str().starts_with(OUTPUT) && *count > 0)

@@ -20,8 +20,8 @@ pub enum Sizing {
     /// For `max_output_tokens`.
     #[default]
     WorstCase,
-    /// For `max_output_tokens`, but not for more than this amount, in whole units of the asset;
-    /// never for less than the input costs.
+    /// For `max_output_tokens`, but not for more than this amount, in whole units of the asset. A
+    /// call whose input alone costs more is [`crate::HoldError::Invalid`].
     Capped(Decimal),
     /// For what this percentage of the model's earlier calls (the last 500) did not exceed, 1 to
     /// 100; the worst case until 20 calls are known.
@@ -80,6 +80,9 @@ pub(crate) fn output_for(
         Sizing::WorstCase => None,
         Sizing::Capped(cap) => {
             let units = cap.units(asset).map_err(|error| format!("the cap {cap} {error}"))?;
+            if estimate.price(asset).map_err(|error| error.to_string())? > units {
+                return Err(format!("it costs more than {cap} even without any output"));
+            }
             estimate.affordable_output(units, asset)
         }
         Sizing::Percentile(percent) => samples.percentile(estimate.model.as_str(), percent),
@@ -105,7 +108,7 @@ mod tests {
             (Sizing::WorstCase, samples(0..0), 500),
             (cap("0.002"), samples(0..0), 100),
             (cap("1"), samples(0..0), 500),
-            (cap("0.0001"), samples(0..0), 0),
+            (cap("0.001"), samples(0..0), 0),
             (Sizing::Percentile(50), samples(1..20), 500),
             (Sizing::Percentile(50), samples(1..21), 10),
             (Sizing::Percentile(100), samples(1..21), 20),
@@ -117,6 +120,8 @@ mod tests {
             let output = output_for(sizing, &estimate, 500, &samples, Asset::USD);
             assert_eq!(output, Ok(expected), "{sizing:?}");
         }
-        assert!(output_for(cap("0.0000000001"), &estimate, 500, &samples(0..0), Asset::USD).is_err());
+        for cap in [cap("0.0009"), cap("0.0000000001")] {
+            assert!(output_for(cap, &estimate, 500, &samples(0..0), Asset::USD).is_err(), "{cap:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::id::{HoldId, Position};
 use crate::money::Decimal;
 use crate::text::{ExternalRef, Note, Text, Tier};
 use crate::trace::Trace;
-use crate::usage::Usage;
+use crate::usage::{Usage, object};
 
 /// A job of the caller's, at most 128 bytes, which stands for a hold.
 pub type JobId = Text<128>;
@@ -94,7 +94,7 @@ pub struct Deduct {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Note>,
     /// What the amount is the price of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub usage: Option<Box<Usage>>,
     /// The trace that the caller is part of, in the form of W3C Trace Context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,7 +129,7 @@ pub struct Reserve {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saga: Option<JobId>,
     /// What the amount is the price of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub usage: Option<Box<Usage>>,
     /// The trace that the caller is part of, in the form of W3C Trace Context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,7 +156,7 @@ pub struct Capture {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Note>,
     /// What the amount is the price of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub usage: Option<Box<Usage>>,
     /// The trace that the caller is part of, in the form of W3C Trace Context.
     #[serde(default, skip_serializing_if = "Option::is_none")]

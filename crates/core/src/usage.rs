@@ -11,7 +11,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::chain::Hash;
@@ -108,7 +112,7 @@ impl std::borrow::Borrow<str> for Dimension {
 /// How many tokens of each dimension; dimensions do not overlap.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Tokens(pub BTreeMap<Dimension, u64>);
+pub struct Tokens(#[serde(deserialize_with = "each_once")] pub BTreeMap<Dimension, u64>);
 
 impl Tokens {
     /// The count of a dimension; 0 when it is not there.
@@ -134,7 +138,64 @@ impl FromIterator<(Dimension, u64)> for Tokens {
 /// A price list: for each dimension its rates by tier, as `[from, rate]` in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Rates(pub BTreeMap<Dimension, Vec<(u64, u64)>>);
+pub struct Rates(#[serde(deserialize_with = "each_once")] pub BTreeMap<Dimension, Vec<(u64, u64)>>);
+
+/// A map in which no dimension stands twice: two readers of one signed body must not see two prices.
+fn each_once<'de, D, V>(deserializer: D) -> Result<BTreeMap<Dimension, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    V: Deserialize<'de>,
+{
+    struct Once<V>(PhantomData<V>);
+
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Once<V> {
+        type Value = BTreeMap<Dimension, V>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object by dimension")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((dimension, value)) = members.next_entry::<Dimension, V>()? {
+                if map.contains_key(&dimension) {
+                    return Err(A::Error::custom(format!("`{dimension}` is there twice")));
+                }
+                map.insert(dimension, value);
+            }
+            Ok(map)
+        }
+    }
+
+    deserializer.deserialize_map(Once(PhantomData))
+}
+
+/// A struct that is written as an object; a reader of structs would also take an array.
+pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<Option<Box<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<Box<T>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(members)).map(|value| Some(Box::new(value)))
+        }
+    }
+
+    deserializer.deserialize_any(Object(PhantomData))
+}
 
 impl Rates {
     /// The rate of `dimension` for a call of this tier basis; none when it has no price.
@@ -374,12 +435,19 @@ pub struct Quote {
     pub model: Text<128>,
     /// Which price list of the model.
     pub variant: Option<Text<32>>,
+    /// The code of the asset that the rates are in.
+    #[serde(default = "dollars")]
+    pub asset: Text<8>,
     /// The book.
     pub book: BookId,
     /// The first day, in UTC, that the rates hold on; none when they always did.
     pub effective_from: Option<Text<32>>,
     /// The rates.
     pub rates: Rates,
+}
+
+fn dollars() -> Text<8> {
+    Text::literal(Asset::USD.code())
 }
 
 impl Quote {

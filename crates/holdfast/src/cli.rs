@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, finance, look, prices, relay, send, token};
+#[cfg(feature = "demo")]
+use crate::commands::demo;
+use crate::commands::{bench, finance, look, prices, relay, saga, send, token};
 use crate::output::Output;
 use crate::settings::{DatabaseArgs, ServeArgs};
 
@@ -35,6 +37,7 @@ pub(crate) enum Command {
     #[command(after_help = ENVIRONMENT_ONLY)]
     Dev(DevArgs),
     /// Play real traffic through a ledger with embedded servers, and prove the result.
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     /// Measure how fast the ledger is on this machine, and prove that it was right as well.
     Bench(bench::BenchArgs),
@@ -68,6 +71,9 @@ pub(crate) enum Command {
     /// Mend the stream of events.
     #[command(subcommand)]
     Relay(relay::RelayCommand),
+    /// Look at the sagas of a service, and let one that is stuck go on.
+    #[command(subcommand)]
+    Saga(saga::SagaCommand),
     /// Sign and send a command, and wait for its outcome.
     Send(send::SendArgs),
 }

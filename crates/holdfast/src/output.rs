@@ -35,6 +35,7 @@ pub(crate) fn text(text: &str) -> Result<()> {
 }
 
 /// Tells a story: to standard output for people, beside it when that is kept for JSON.
+#[cfg(feature = "demo")]
 pub(crate) fn narrate(output: Output, line: &str) -> Result<()> {
     match output {
         Output::Table => text(line),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use holdfast_prices::Book;
-use holdfast_store::prices::published_after;
+use holdfast_store::prices::{every, published_after};
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,22 @@ pub(crate) struct InForce {
 }
 
 impl InForce {
-    /// What is in force now.
+    /// What is in force now: the newest publication that can be read. An older version of this program
+    /// may know fewer forms of books; it must start all the same.
     pub(crate) async fn read(pool: &PgPool) -> Result<Self> {
         let mut in_force = InForce { number: 0, book: watch::Sender::new(Arc::new(Book::vendored())) };
-        in_force.refresh(pool).await?;
+        for published in every(&mut *pool.acquire().await?).await?.into_iter().rev() {
+            in_force.number = in_force.number.max(published.number);
+            match parse(published.book) {
+                Ok(book) => {
+                    in_force.put(book);
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, number = published.number, "a published price book cannot be read");
+                }
+            }
+        }
         Ok(in_force)
     }
 
@@ -45,10 +57,18 @@ impl InForce {
         let Some(published) = published_after(&mut connection, self.number).await? else { return Ok(()) };
         // Looked at once, even when it is bad: it is not asked for again.
         self.number = published.number;
-        let text = String::from_utf8(published.book).context("the published price book is no text")?;
-        let book = Book::parse(&text).context("the published price book")?;
-        tracing::info!(book = %book.id(), models = book.models.len(), "a price book is in force");
-        self.book.send_replace(Arc::new(book));
+        self.put(parse(published.book)?);
         Ok(())
     }
+
+    fn put(&self, book: Book) {
+        tracing::info!(book = %book.id(), models = book.models.len(), "a price book is in force");
+        self.book.send_replace(Arc::new(book));
+    }
+}
+
+/// A book as it was published.
+pub(crate) fn parse(file: Vec<u8>) -> Result<Book> {
+    let text = String::from_utf8(file).context("the published price book is no text")?;
+    Book::parse(&text).context("the published price book")
 }

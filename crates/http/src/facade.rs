@@ -12,7 +12,7 @@ use holdfast_core::{CommandId, Issuer, Position, Verb};
 use holdfast_prices::Book;
 use holdfast_protocol::Outcome;
 use holdfast_protocol::outcome::Told;
-use holdfast_store::{StoreError, head, lookup};
+use holdfast_store::{Row, StoreError, head, lookup};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use serde::Serialize;
@@ -156,13 +156,19 @@ impl Facade {
     async fn look_up(&self, command: &Sending<'_>) -> Result<Outcome, Problem> {
         let id = command.id;
         let unknown = || Problem::unavailable(command.what_to_do()).with("id", id.to_string());
-        let mut connection = self.connection().await.map_err(|_| unknown())?;
-        let key = (self.issuer.clone(), id);
-        let rows = lookup::commands(&mut connection, self.config.partition, std::slice::from_ref(&key)).await;
+        let row = self.decided(id).await.map_err(|_| unknown())?;
         let said = fingerprint(command.verb.as_str(), command.account, command.body.get().as_bytes());
-        let row = rows.map_err(|_| unknown())?.remove(&key).filter(|row| row.fingerprint == said);
+        let row = row.filter(|row| row.fingerprint == said);
         let row = row.ok_or_else(unknown)?;
         Ok(Told::of_event(id, &row.event, true).into_owned())
+    }
+
+    /// The row of a command of this façade; none when it was not decided.
+    pub(crate) async fn decided(&self, id: CommandId) -> Result<Option<Row>, Problem> {
+        let mut connection = self.connection().await?;
+        let key = (self.issuer.clone(), id);
+        let rows = lookup::commands(&mut connection, self.config.partition, std::slice::from_ref(&key)).await;
+        Ok(rows.map_err(|error| store(&error))?.remove(&key))
     }
 
     /// A connection to projections that have everything this façade has answered so far.

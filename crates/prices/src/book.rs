@@ -23,8 +23,19 @@ pub struct Header {
     pub source: String,
     /// The day they were taken.
     pub date: NaiveDate,
+    /// The code of the asset that rates are in; `USD` unless given.
+    #[serde(default = "dollars", skip_serializing_if = "is_dollars")]
+    pub asset: Text<8>,
     /// Whose they are, and under which licence.
     pub notice: String,
+}
+
+fn dollars() -> Text<8> {
+    Text::literal("USD")
+}
+
+fn is_dollars(asset: &Text<8>) -> bool {
+    *asset == dollars()
 }
 
 /// Who runs models.
@@ -77,7 +88,9 @@ pub struct PriceList {
 }
 
 impl PriceList {
-    fn holds(&self, at: DateTime<Utc>) -> bool {
+    /// Whether it holds at a moment, if none after it does.
+    #[must_use]
+    pub fn holds(&self, at: DateTime<Utc>) -> bool {
         let time = at.time();
         let in_hours = self.hours.is_none_or(|(begin, end)| {
             if begin <= end { begin <= time && time < end } else { begin <= time || time < end }
@@ -301,18 +314,26 @@ impl Book {
             provider: model.provider.clone(),
             model: model.model.clone(),
             variant: list.variant.clone(),
+            asset: self.header.asset.clone(),
             book: self.id.clone(),
             effective_from: list.from.map(|from| Text::literal(&from.to_string())),
             rates: list.rates.clone(),
         })
     }
 
-    /// Whether some price list of this model has exactly these rates.
+    /// The price lists of this model that have exactly these rates.
     #[must_use]
-    pub fn has(&self, provider: &str, model: &str, variant: Option<&str>, rates: &Rates) -> bool {
+    pub fn with_rates(
+        &self,
+        provider: &str,
+        model: &str,
+        variant: Option<&str>,
+        rates: &Rates,
+    ) -> Vec<&PriceList> {
         let same = |found: &&Model| found.provider.as_str() == provider && found.model.as_str() == model;
         let lists = self.models.iter().find(same).map_or(&[][..], |model| &model.prices);
-        lists.iter().any(|list| list.variant.as_ref().map(Text::as_str) == variant && list.rates == *rates)
+        let wanted = |list: &&PriceList| list.variant.as_ref().map(Text::as_str) == variant;
+        lists.iter().filter(wanted).filter(|list| list.rates == *rates).collect()
     }
 
     fn provider(&self, named: &str) -> Option<&Provider> {

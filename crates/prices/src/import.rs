@@ -136,7 +136,7 @@ pub fn import(json: &str, origin: Origin) -> Result<Import, BookError> {
         fallback: provider.fallback_model_providers,
     });
     let Origin { source, date, notice } = origin;
-    let header = Header { holdfast_price_book: 1, source, date, notice };
+    let header = Header { holdfast_price_book: 1, source, date, asset: Text::literal("USD"), notice };
     Ok(Import { book: Book::new(header, providers.collect(), models)?, refused })
 }
 
@@ -147,6 +147,9 @@ fn take(provider: &SourceProvider<'_>, model: &SourceModel<'_>) -> Result<Model,
     let mut prices = Vec::new();
     for list in &lists {
         let Constraint { start_date, start_time, end_time } = list.constraint;
+        if start_time.is_some() != end_time.is_some() {
+            return Err("hours have a begin and an end".to_owned());
+        }
         let rates = rates(&list.prices)?;
         prices.push(PriceList { variant: None, from: start_date, hours: start_time.zip(end_time), rates });
     }
@@ -210,13 +213,15 @@ fn name<'a>(variant: &'a SourceVariant<'_>) -> Vec<&'a str> {
 fn rates(prices: &Prices<'_>) -> Result<Rates, String> {
     let mut rates = Rates::default();
     for (key, price) in prices {
-        let Some((dimension, scale)) = dimension(key) else { continue };
+        let unknown = || format!("its price {key} is none for tokens, calls or things");
+        let (dimension, scale) = dimension(key).ok_or_else(unknown)?;
         let tiers = tiers(price, scale).map_err(|why| format!("{key} {why}"))?;
         rates.0.insert(Dimension::new(dimension).map_err(|error| error.to_string())?, tiers);
     }
     if rates.0.is_empty() {
         return Err("it has no price for tokens or calls".to_owned());
     }
+    rates.check().map_err(|error| error.to_string())?;
     Ok(rates)
 }
 
@@ -340,7 +345,7 @@ mod tests {
                 r#"{"input_mtok":{"base":1.25,"tiers":[{"start":200000,"price":2.5}]}}"#,
                 r#"{"input":[[0,1250000],[200001,2500000]]}"#,
             ),
-            (r#"{"cache_audio_read_mtok":1,"audio_hours":3}"#, r#"{"cache_read_audio":[[0,1000000]]}"#),
+            (r#"{"cache_audio_read_mtok":1}"#, r#"{"cache_read_audio":[[0,1000000]]}"#),
         ];
         for (prices, expected) in cases {
             let Import { book, refused } = imported(&model(prices));
@@ -357,6 +362,7 @@ mod tests {
             r#"{"input_mtok":-1}"#,
             r#"{"input_mtok":0.0000001}"#,
             r#"{"audio_hours":1}"#,
+            r#"{"input_mtok":1,"audio_hours":3}"#,
             r#"{"input_mtok":1e30}"#,
             r#"{"input_mtok":"1"}"#,
         ] {

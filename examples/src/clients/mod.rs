@@ -4,6 +4,7 @@
 //! `X-User-ID`. Every call may be repeated; a caller that is told [`CallError::Unanswered`] does not
 //! know whether it was carried out, and repeats it.
 
+mod backend;
 mod files;
 mod git;
 mod vectors;
@@ -15,6 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use backend::{BackendClient, Chat, Event};
 pub use files::FilesClient;
 pub use git::GitClient;
 pub use vectors::VectorsClient;

@@ -508,6 +508,11 @@ fn an_amount_with_usage_is_its_price() {
                 "refused usage",
             ),
             (
+                r#"deduct {"amount":"1","usage":USAGE("tokens":{"input":1,"input":2},"rates":{"input":[[0,1]]})USAGE}"#,
+                "refused usage.tokens",
+            ),
+            (r#"deduct {"amount":"1","usage":["p","m"]}"#, "refused usage"),
+            (
                 r#"capture {"hold":"H1","usage":USAGE("tokens":{"output":1},"rates":{"output":[[0,2500000]]})USAGE}"#,
                 "refused amount",
             ),

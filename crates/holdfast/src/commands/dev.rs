@@ -23,9 +23,12 @@ pub(crate) const AUDIENCE: &str = "ledger.dev";
 pub(crate) const DATABASE: &str = "holdfast";
 
 /// Embedded servers with a ledger on them.
+#[cfg_attr(not(feature = "demo"), allow(dead_code, reason = "what the demonstration needs of it"))]
 pub(crate) struct Dev {
     pub(crate) stack: Stack,
     pub(crate) ledger: Ledger,
+    /// The folder for everything that is kept.
+    pub(crate) data: PathBuf,
     token_file: Option<PathBuf>,
     database_url: String,
     token: TokenArgs,
@@ -67,6 +70,7 @@ struct Services {
     auth: String,
 }
 
+#[cfg_attr(not(feature = "demo"), allow(dead_code, reason = "what the demonstration needs of it"))]
 impl Dev {
     pub(crate) async fn start(args: DevArgs) -> Result<Self> {
         let wanted = args.data.clone().unwrap_or_else(|| PathBuf::from(".holdfast"));
@@ -86,7 +90,7 @@ impl Dev {
             tuning: TuningArgs { docs: true, ..args.tuning },
         };
         let ledger = Ledger::start(config).await?;
-        Ok(Dev { stack, ledger, token_file, database_url, token })
+        Ok(Dev { stack, ledger, data, token_file, database_url, token })
     }
 
     /// The tokens that this deployment accepts.

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod bench;
+#[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod doctor;
@@ -8,6 +9,7 @@ pub(crate) mod finance;
 pub(crate) mod look;
 pub(crate) mod prices;
 pub(crate) mod relay;
+pub(crate) mod saga;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod token;
@@ -67,6 +69,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Serve(args) => serve::run(*args, cli.output).await,
         Command::Dev(args) => dev::run(args, cli.output).await,
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, cli.output).await,
         Command::Bench(args) => bench::run(args, cli.output).await,
         Command::Migrate(args) => serve::migrate(&args).await,
@@ -82,6 +85,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Costs(args) => look::costs(args, cli.output).await,
         Command::Token(command) => token::run(&command, cli.output),
         Command::Relay(command) => relay::run(&command).await,
+        Command::Saga(command) => saga::run(command, cli.output).await,
         Command::Send(args) => send::run(args, cli.output).await,
     }
 }

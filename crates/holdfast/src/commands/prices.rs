@@ -105,8 +105,10 @@ pub(crate) fn read(file: &Path) -> Result<Book> {
 pub(crate) async fn known(connection: &mut sqlx::PgConnection, files: &[PathBuf]) -> Result<Vec<Book>> {
     let mut books = vec![Book::vendored()];
     for published in published::every(connection).await? {
-        let text = String::from_utf8(published.book).context("a published price book is no text")?;
-        books.push(Book::parse(&text).with_context(|| format!("publication {}", published.number))?);
+        match crate::prices::parse(published.book) {
+            Ok(book) => books.push(book),
+            Err(error) => tracing::warn!(%error, number = published.number, "its prices are not known here"),
+        }
     }
     for file in files {
         books.push(read(file)?);

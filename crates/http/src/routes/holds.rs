@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::pricing::{Asked, Priced, priced};
+use super::pricing::{Asked, Charge, Priced, priced};
 use super::sending::{send, trace};
 use crate::body::Json;
 use crate::facade::{Facade, store};
@@ -84,9 +84,16 @@ pub(super) async fn reserve(
     Json(request): Json<Reserve>,
 ) -> Result<Response, Problem> {
     let job_id = request.job_id.as_deref();
-    let (asked, user) = (request.usage, request.user_id.as_str());
-    let Priced { amount, usage } =
-        priced(&facade, user, None, request.amount, asked, UsageSource::Estimated).await?;
+    let charge = Charge {
+        verb: Verb::Reserve,
+        account: &request.user_id,
+        hold: None,
+        job_id,
+        amount: request.amount,
+        asked: request.usage,
+        source: UsageSource::Estimated,
+    };
+    let Priced { amount, usage } = priced(&facade, &headers, charge).await?;
     let body = ReserveBody {
         amount: amount.as_deref(),
         ttl_ms: request.ttl_seconds.map(|seconds| u64::from(seconds) * 1000),
@@ -157,8 +164,18 @@ pub(super) async fn capture(
 ) -> Result<Response, Problem> {
     let hold = hold_of(&facade, request.hold_id, request.job_id.as_deref())?;
     let account = account_of(&facade, request.user_id, hold).await?;
-    let Priced { amount, usage } =
-        priced(&facade, &account, Some(hold), request.amount, request.usage, UsageSource::Reported).await?;
+    // A job has one final capture, so it can stand for it; of partial ones there may be many.
+    let job_id = request.job_id.as_deref().filter(|_| request.is_final != Some(false));
+    let charge = Charge {
+        verb: Verb::Capture,
+        account: &account,
+        hold: Some(hold),
+        job_id,
+        amount: request.amount,
+        asked: request.usage,
+        source: UsageSource::Reported,
+    };
+    let Priced { amount, usage } = priced(&facade, &headers, charge).await?;
     let body = CaptureBody {
         hold,
         amount: amount.as_deref(),
@@ -167,8 +184,6 @@ pub(super) async fn capture(
         usage,
         trace: trace(&headers, request.trace.as_deref()),
     };
-    // A job has one final capture, so it can stand for it; of partial ones there may be many.
-    let job_id = request.job_id.as_deref().filter(|_| request.is_final != Some(false));
     let outcome = send(&facade, &headers, Verb::Capture, &account, job_id, &body).await?;
     Ok(done(StatusCode::OK, outcome))
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::pricing::{Asked, Priced, priced};
+use super::pricing::{Asked, Charge, Priced, priced};
 use super::sending::{send, trace};
 use crate::body::Json;
 use crate::facade::Facade;
@@ -111,9 +111,16 @@ pub(super) async fn deduct(
     headers: HeaderMap,
     Json(request): Json<Deduct>,
 ) -> Result<Response, Problem> {
-    let (asked, user) = (request.usage, request.user_id.as_str());
-    let Priced { amount, usage } =
-        priced(&facade, user, None, request.amount, asked, UsageSource::Reported).await?;
+    let charge = Charge {
+        verb: Verb::Deduct,
+        account: &request.user_id,
+        hold: None,
+        job_id: None,
+        amount: request.amount,
+        asked: request.usage,
+        source: UsageSource::Reported,
+    };
+    let Priced { amount, usage } = priced(&facade, &headers, charge).await?;
     let body = DeductBody {
         amount: amount.as_deref(),
         reason: request.reason.as_deref(),

@@ -1,15 +1,18 @@
 //! Pricing at the edge: a request that says tokens instead of an amount.
 
+use axum::http::HeaderMap;
 use chrono::Utc;
 use holdfast_core::usage::{Quote, Tokens, Usage, UsageSource};
-use holdfast_core::{AccountId, Asset, HoldId};
+use holdfast_core::{AccountId, Asset, HoldId, Verb};
 use holdfast_prices::Ask;
 use holdfast_projector::queries;
+use holdfast_protocol::envelope::Envelope;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::prices::unpriced;
+use super::sending::repeatable_id;
 use crate::facade::{Facade, store};
 use crate::problem::Problem;
 
@@ -45,15 +48,27 @@ pub(super) struct Priced {
     pub(super) usage: Option<Usage>,
 }
 
-/// What a request's amount and usage come to. `hold` is the hold that is captured, whose rates hold.
+/// A request for money, as far as its price depends on it.
+pub(super) struct Charge<'a> {
+    pub(super) verb: Verb,
+    pub(super) account: &'a str,
+    /// The hold that is captured, whose rates hold.
+    pub(super) hold: Option<HoldId>,
+    /// What makes the request repeatable besides its header.
+    pub(super) job_id: Option<&'a str>,
+    pub(super) amount: Option<Box<RawValue>>,
+    pub(super) asked: Option<Asked>,
+    /// Where counts are from unless the request says.
+    pub(super) source: UsageSource,
+}
+
+/// What a request's amount and usage come to.
 pub(super) async fn priced(
     facade: &Facade,
-    account: &str,
-    hold: Option<HoldId>,
-    amount: Option<Box<RawValue>>,
-    asked: Option<Asked>,
-    source: UsageSource,
+    headers: &HeaderMap,
+    charge: Charge<'_>,
 ) -> Result<Priced, Problem> {
+    let Charge { amount, asked, source, .. } = charge;
     let Some(asked) = asked else { return Ok(Priced { amount, usage: None }) };
     let source = asked.source.unwrap_or(source);
     if asked.rates.is_some() || asked.book.is_some() {
@@ -69,12 +84,20 @@ pub(super) async fn priced(
             "amount: leave it out, or give usage.book and usage.rates that it is the price by",
         ));
     }
-    let account = AccountId::new(account).map_err(|error| Problem::invalid(format!("user_id: {error}")))?;
-    let (asset, reserved) = known(facade, &account, hold).await?;
-    let usage = match reserved {
+    let account =
+        AccountId::new(charge.account).map_err(|error| Problem::invalid(format!("user_id: {error}")))?;
+    let (asset, mut fixed) = known(facade, &account, charge.hold).await?;
+    if fixed.is_none() {
+        // A repeat asks for what was asked first, by the rates of then.
+        fixed = said_before(facade, headers, charge.verb, charge.job_id).await?;
+    }
+    let usage = match fixed {
         // A price change never reaches into a call that is under way.
-        Some(reserved) => Usage { source, tokens: reserved.rates.fold(&asked.tokens), ..reserved },
-        None => quote(facade, &asked)?.usage(source, &asked.tokens),
+        Some(fixed) => {
+            must_be_of(facade, &asked, &fixed)?;
+            Usage { source, tokens: fixed.rates.fold(&asked.tokens), ..fixed }
+        }
+        None => quote(facade, &asked, asset)?.usage(source, &asked.tokens),
     };
     let wrong = |error| Problem::invalid(format!("usage: {error}"));
     usage.check().map_err(wrong)?;
@@ -82,6 +105,35 @@ pub(super) async fn priced(
     let amount = RawValue::from_string(format!("\"{}\"", asset.format(units)));
     let amount = amount.map_err(|error| Problem::invalid(format!("amount: {error}")))?;
     Ok(Priced { amount: Some(amount), usage: Some(usage) })
+}
+
+/// Refuses a request that names another model than the one whose rates hold for it.
+fn must_be_of(facade: &Facade, asked: &Asked, fixed: &Usage) -> Result<(), Problem> {
+    let Some(model) = &asked.model else { return Ok(()) };
+    let ask = Ask { model: model.clone(), provider: asked.provider.clone(), variant: asked.variant.clone() };
+    let named = facade.book().quote(&ask, Utc::now()).map_err(|why| unpriced(&why))?;
+    if (&named.provider, &named.model, &named.variant) == (&fixed.provider, &fixed.model, &fixed.variant) {
+        return Ok(());
+    }
+    Err(Problem::invalid(format!("usage.model: this was reserved for {} of {}", fixed.model, fixed.provider)))
+}
+
+/// The usage of the command that this request repeats, if it was decided.
+async fn said_before(
+    facade: &Facade,
+    headers: &HeaderMap,
+    verb: Verb,
+    job_id: Option<&str>,
+) -> Result<Option<Usage>, Problem> {
+    #[derive(Deserialize)]
+    struct Said {
+        usage: Option<Usage>,
+    }
+    let Some(id) = repeatable_id(facade, headers, verb, job_id)? else { return Ok(None) };
+    let Some(row) = facade.decided(id).await? else { return Ok(None) };
+    let envelope = Envelope::parse(&row.envelope).ok();
+    let said = envelope.and_then(|envelope| serde_json::from_slice::<Said>(envelope.body()).ok());
+    Ok(said.and_then(|said| said.usage))
 }
 
 fn by_caller(asked: Asked, source: UsageSource) -> Result<Usage, Problem> {
@@ -108,10 +160,18 @@ fn by_caller(asked: Asked, source: UsageSource) -> Result<Usage, Problem> {
     })
 }
 
-fn quote(facade: &Facade, asked: &Asked) -> Result<Quote, Problem> {
+fn quote(facade: &Facade, asked: &Asked, asset: Asset) -> Result<Quote, Problem> {
     let model = asked.model.clone().ok_or_else(|| Problem::invalid("usage.model: is missing"))?;
     let ask = Ask { model, provider: asked.provider.clone(), variant: asked.variant.clone() };
-    facade.book().quote(&ask, Utc::now()).map_err(|why| unpriced(&why))
+    let quote = facade.book().quote(&ask, Utc::now()).map_err(|why| unpriced(&why))?;
+    if quote.asset.as_str() != asset.code() {
+        return Err(Problem::invalid(format!(
+            "usage: its price is in {}, the account is kept in {}; give the amount with usage.book and usage.rates",
+            quote.asset,
+            asset.code()
+        )));
+    }
+    Ok(quote)
 }
 
 /// The account's asset, and what the hold was reserved for.
@@ -120,7 +180,11 @@ async fn known(
     account: &AccountId,
     hold: Option<HoldId>,
 ) -> Result<(Asset, Option<Usage>), Problem> {
-    let mut connection = facade.read().await?;
+    // A hold's rates must be found if it has any: it may have been reserved elsewhere a moment ago.
+    let mut connection = match hold {
+        Some(_) => facade.read_up_to_head().await?,
+        None => facade.read().await?,
+    };
     let found = queries::account(&mut connection, facade.partition(), account).await;
     // Of an account that is not there the ledger says so itself, whatever the amount.
     let asset = found.map_err(|error| store(&error))?.map_or(Asset::USD, |account| account.asset);

@@ -30,14 +30,11 @@ pub(super) async fn send(
 ) -> Result<Outcome, Problem> {
     // Checked before it becomes part of a subject, whose length the bus limits.
     AccountId::new(account).map_err(|error| Problem::invalid(format!("user_id: {error}")))?;
-    let key = match idempotency_key(headers)? {
-        Some(key) => Some(key),
-        None => job_id,
-    };
-    let id = key.map_or_else(Uuid::now_v7, |key| derived(facade, verb, key));
+    let repeatable = repeatable_id(facade, headers, verb, job_id)?;
+    let id = repeatable.unwrap_or_else(Uuid::now_v7);
     let json = serde_json::to_string(body).and_then(RawValue::from_string);
     let json = json.map_err(|error| Problem::invalid(error.to_string()))?;
-    facade.send(Sending { id, verb, account, body: &json, repeatable: key.is_some() }).await
+    facade.send(Sending { id, verb, account, body: &json, repeatable: repeatable.is_some() }).await
 }
 
 /// The trace that a request is part of. A header that is no `traceparent` is none: who forwards one
@@ -47,8 +44,18 @@ pub(super) fn trace<'a>(headers: &'a HeaderMap, given: Option<&'a str>) -> Optio
     given.or_else(header)
 }
 
-fn derived(facade: &Facade, verb: Verb, key: &str) -> CommandId {
-    derived_id(facade.issuer(), verb.as_str(), key)
+/// The command id that the same request has every time; none when it cannot be repeated.
+pub(super) fn repeatable_id(
+    facade: &Facade,
+    headers: &HeaderMap,
+    verb: Verb,
+    job_id: Option<&str>,
+) -> Result<Option<CommandId>, Problem> {
+    let key = match idempotency_key(headers)? {
+        Some(key) => Some(key),
+        None => job_id,
+    };
+    Ok(key.map(|key| derived_id(facade.issuer(), verb.as_str(), key)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {

@@ -1,11 +1,11 @@
 //! `demo`: real traffic through a real ledger, shown as it goes, then proved.
 //!
-//! **Shape.** The stack of `dev`; a scripted provider behind real HTTP ([`provider`]); chat calls
-//! that reserve, call and settle ([`chat`]); then `replay`, `verify` and where to look next.
+//! **Shape.** The stack of `dev` with the example services around it, which call each other over real
+//! HTTP; chats through the example backend ([`chat`]) and wikis, which are sagas ([`wiki`]); then what
+//! models have cost, `replay`, `verify` and where to look next.
 
 mod chat;
-mod prices;
-mod provider;
+mod wiki;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,28 +15,37 @@ use clap::Args;
 use futures_util::StreamExt;
 use holdfast_audit::verify::{Options, verify};
 use holdfast_audit::{Folded, compare, replay};
-use holdfast_client::{Client, ClientOptions};
+use holdfast_client::{Client, ClientOptions, Request};
 use holdfast_core::books::Book;
-use holdfast_core::{Asset, Issuer};
-use holdfast_projector::queries;
+use holdfast_core::{Asset, Issuer, Verb};
+use holdfast_examples::clients::BackendClient;
+use holdfast_examples::town::{BackendSettings, Town};
+use holdfast_prices::Book as PriceBook;
+use holdfast_projector::queries::{self, CostGroup};
 use holdfast_protocol::ClientKeys;
 use holdfast_store::Role;
 use holdfast_store::connect::connect;
-use serde_json::json;
+use secrecy::ExposeSecret;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::dev::{AUDIENCE, Dev};
 use super::{Exit, StopSignals, finance, serve};
 use crate::cli::DevArgs;
 use crate::output::{self, Output};
 use crate::runtime::PARTITION;
-use chat::{Chat, End};
+use chat::{End, HOLD_TTL, PROVIDER_WITHIN};
 
-/// How many chat calls are played, and how many at once.
+/// How many chats are played, and how many at once.
 const CALLS: usize = 240;
 const AT_ONCE: usize = 8;
 /// The accounts that chat, each with this much.
 const USERS: [&str; 6] = ["ann", "bob", "cleo", "dan", "eve", "finn"];
-const FUNDS: &str = "2.5";
+const FUNDS: &str = "1.5";
+/// How long to wait for the ledger.
+const LEDGER_WITHIN: Duration = Duration::from_secs(10);
 /// How long the last holds may take to expire.
 const EXPIRE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -52,8 +61,15 @@ pub(crate) struct DemoArgs {
 pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<Exit> {
     tracing::info!("starting Postgres and NATS; the first time they are downloaded");
     let (dev, client) = Dev::start_with_client(args.dev).await?;
-    let ends = play(&client, output).await?;
+    let data = dev.data.join(format!("demo-{}", Uuid::now_v7().simple()));
+    let stop = CancellationToken::new();
+    let token = secrecy::SecretString::from(dev.roots()?[0].text().expose_secret());
+    let town = Town::open(&data, token.clone(), stop.clone()).await?;
+    let ends = play(&town, token, &client, output).await?;
     let proved = prove(&dev, &ends, output).await?;
+    // The services' folder is the demonstration's own.
+    stop.cancel();
+    std::fs::remove_dir_all(&data)?;
     if output == Output::Table {
         output::text(&dev.look_around())?;
     }
@@ -91,32 +107,54 @@ impl Dev {
              \x20 nats sub 'ledger.evt.*.ann'\n\
              \x20 nats micro stats ledger\n\
              \x20 nats request ledger.svc.balance.ann ''\n\
+             \x20 nats request ledger.svc.prices.gpt-4o ''\n\
              and the ledger itself:\n\
              \x20 export HOLDFAST_DATABASE_URL='{}'\n\
              \x20 holdfast statement ann\n\
-             \x20 holdfast verify\n\
+             \x20 holdfast costs --by user\n\
+             \x20 holdfast verify --prices\n\
+             and the sagas, which are in the backend's own NATS account:\n\
+             \x20 NATS_URL='{}' holdfast saga show wiki/ann.bees\n\
              HTTP, with X-INTERNAL-TOKEN: {}/docs",
             self.stack.postgres.url(super::dev::DATABASE),
+            self.stack.nats.url("backend"),
             self.http_url(),
         )
     }
 }
 
-/// Opens accounts, tops them up, and plays every chat call; answers how each ended.
-async fn play(client: &Client, output: Output) -> Result<Vec<End>> {
-    let provider = provider::start().await?;
-    output::narrate(output, &format!("a scripted provider answers at {}", provider.url))?;
-    let chat = Chat::new(client.clone(), provider.url.clone());
+/// Opens accounts, tops them up, and plays every chat and wiki; answers how each chat ended.
+async fn play(
+    town: &Town,
+    token: secrecy::SecretString,
+    client: &Client,
+    output: Output,
+) -> Result<Vec<End>> {
+    let settings = BackendSettings {
+        model: "gemini-2.5-flash".to_owned(),
+        provider_within: PROVIDER_WITHIN,
+        hold_ttl: HOLD_TTL,
+        tries: 2,
+        provider: None,
+        journal: "calls.sqlite".to_owned(),
+    };
+    let url = town.backend(client.clone(), settings).await?;
+    let backend = BackendClient::new(&url, token);
+    output::narrate(
+        output,
+        &format!("a scripted provider answers at {}, the backend at {url}", town.provider_url),
+    )?;
     for user in USERS {
-        let balance = chat.open(user, FUNDS).await?;
+        let balance = open(client, user).await?;
         output::narrate(
             output,
             &format!("{user:<5} account open, topped up with {FUNDS}, available {balance}"),
         )?;
     }
+    chat::script(&town.provider, CALLS);
     let calls = futures_util::stream::iter(0..CALLS).map(|number| {
-        let chat = &chat;
-        async move { chat.call(number, USERS[number % USERS.len()]).await }
+        let backend = &backend;
+        async move { chat::call(backend, number, USERS[number % USERS.len()]).await }
     });
     let mut calls = calls.buffered(AT_ONCE);
     let mut ends = Vec::with_capacity(CALLS);
@@ -125,7 +163,23 @@ async fn play(client: &Client, output: Output) -> Result<Vec<End>> {
         output::narrate(output, &end.line)?;
         ends.push(end);
     }
+    wiki::play(town, &backend, USERS[0], output).await?;
     Ok(ends)
+}
+
+/// Opens an account, if it is not open, and tops it up; answers what is available.
+async fn open(client: &Client, user: &str) -> Result<String> {
+    send(client, Verb::OpenAccount, user, json!({"tier": "pro"})).await?;
+    let reference = format!("demo-{}", Uuid::now_v7());
+    let topped_up =
+        send(client, Verb::TopUp, user, json!({"amount": FUNDS, "external_ref": reference})).await?;
+    topped_up.available.context("a balance")
+}
+
+async fn send(client: &Client, verb: Verb, account: &str, body: Value) -> Result<holdfast_protocol::Outcome> {
+    let body = RawValue::from_string(body.to_string())?;
+    let (id, within) = (Uuid::now_v7(), LEDGER_WITHIN);
+    Ok(client.send(Request { id, verb, account, body: &body, within, valid_for: within }).await?)
 }
 
 /// Waits until every hold has ended, then shows balances and proves the log.
@@ -145,6 +199,7 @@ async fn prove(dev: &Dev, ends: &[End], output: Output) -> Result<Exit> {
         output,
         &format!("{expired} holds expired and were freed: nobody knew what their calls had cost"),
     )?;
+    show_costs(&mut connection, output).await?;
     show_balances(&mut connection, output).await?;
     let (mut connection, folded) = replay::replay(connection, PARTITION, None, |_, _| {}).await?;
     let differences = compare::projections(&mut connection, PARTITION, &folded).await?;
@@ -155,8 +210,13 @@ async fn prove(dev: &Dev, ends: &[End], output: Output) -> Result<Exit> {
     )?;
     show_books(&folded, output)?;
     let roots = dev.roots()?;
-    let report =
-        verify(connection, PARTITION, Options { signatures: Some(&roots), prices: None }, |_, _| {}).await?;
+    let report = verify(
+        connection,
+        PARTITION,
+        Options { signatures: Some(&roots), prices: Some(&[PriceBook::vendored()]) },
+        |_, _| {},
+    )
+    .await?;
     output::narrate(output, "\nverify:")?;
     output::narrate(output, &finance::describe(&report))?;
     let clean = differences.is_empty() && report.findings.is_empty();
@@ -170,18 +230,31 @@ async fn prove(dev: &Dev, ends: &[End], output: Output) -> Result<Exit> {
 }
 
 fn show_ends(ends: &[End], output: Output) -> Result<()> {
-    let mut by_kind: BTreeMap<&str, (usize, i64, i64)> = BTreeMap::new();
+    let mut by_kind: BTreeMap<&str, usize> = BTreeMap::new();
     for end in ends {
-        let row = by_kind.entry(end.what).or_default();
-        *row = (row.0 + 1, row.1 + end.reserved, row.2 + end.charged);
+        *by_kind.entry(end.what).or_default() += 1;
     }
-    ensure!(by_kind.len() >= 5, "the script has five ways to end, {} were seen", by_kind.len());
-    let mut table = output::table(&["how the call went", "calls", "reserved", "charged"]);
-    for (what, (calls, reserved, charged)) in by_kind {
-        let money = |units| Asset::USD.format(units);
-        table.add_row([what.to_owned(), calls.to_string(), money(reserved), money(charged)]);
+    ensure!(by_kind.len() == 6, "the script has six ways to go, {} were seen", by_kind.len());
+    let mut table = output::table(&["how the chat went", "chats"]);
+    for (what, calls) in by_kind {
+        table.add_row([what.to_owned(), calls.to_string()]);
     }
-    output::narrate(output, &format!("\n{} chat calls\n{table}", ends.len()))
+    output::narrate(output, &format!("\n{} chats\n{table}", ends.len()))
+}
+
+async fn show_costs(connection: &mut sqlx::PgConnection, output: Output) -> Result<()> {
+    let mut table = output::table(&["model", "charges", "input tokens", "output tokens", "charged"]);
+    for line in queries::costs(connection, PARTITION, CostGroup::Model, None, None).await? {
+        let cost = line.cost;
+        table.add_row([
+            line.group,
+            cost.charges.to_string(),
+            cost.input_tokens.to_string(),
+            cost.output_tokens.to_string(),
+            finance::whole(line.asset, cost.charged),
+        ]);
+    }
+    output::narrate(output, &format!("\ncosts by model\n{table}"))
 }
 
 async fn show_balances(connection: &mut sqlx::PgConnection, output: Output) -> Result<()> {
