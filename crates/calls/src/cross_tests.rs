@@ -27,7 +27,8 @@ use crate::sizing::{Samples, Sizing};
 const SCHEMA: &str = include_str!("journal.sql");
 /// Set to write the fixture anew.
 const WRITE: &str = "HOLDFAST_WRITE_FIXTURES";
-const FIRST_LINE: &str = "-- Written by `HOLDFAST_WRITE_FIXTURES=1 cargo test -p holdfast-calls journal_is_left`.\n";
+const FIRST_LINE: &str =
+    "-- Written by `HOLDFAST_WRITE_FIXTURES=1 cargo test -p holdfast-calls journal_is_left`.\n";
 const WAITS: Waits = Waits { settle: Duration::from_millis(20), drain: Duration::ZERO };
 
 fn from_rust() -> PathBuf {

@@ -19,6 +19,7 @@ pub struct BackendClient {
     client: Client<HttpConnector, Full<Bytes>>,
     url: String,
     token: SecretString,
+    trace: Option<String>,
 }
 
 /// What was answered to a chat.
@@ -37,7 +38,13 @@ impl BackendClient {
     #[must_use]
     pub fn new(url: &str, token: SecretString) -> Self {
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
-        BackendClient { client, url: url.to_owned(), token }
+        BackendClient { client, url: url.to_owned(), token, trace: None }
+    }
+
+    /// The same, as part of a trace: a `traceparent` of W3C Trace Context.
+    #[must_use]
+    pub fn with_trace(self, trace: &str) -> Self {
+        BackendClient { trace: Some(trace.to_owned()), ..self }
     }
 
     /// Begins a chat.
@@ -61,7 +68,11 @@ impl BackendClient {
     }
 
     async fn post(&self, path: &str, user: &str, body: &Value) -> anyhow::Result<hyper::Response<Incoming>> {
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(trace) = &self.trace {
+            request = request.header("traceparent", trace);
+        }
+        let request = request
             .method(Method::POST)
             .uri(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json")

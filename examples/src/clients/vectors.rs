@@ -6,7 +6,8 @@ use secrecy::SecretString;
 
 use super::{CallError, Service, json, project_path, url_path};
 use crate::http::Http;
-use crate::vectors::{DocumentBody, Found, Match, Query};
+use crate::names::url_segment;
+use crate::vectors::{DocumentBody, Found, Ids, Match, Query};
 
 /// Calls the vector service.
 #[derive(Debug, Clone)]
@@ -39,6 +40,16 @@ impl VectorsClient {
     /// See [`CallError`].
     pub async fn remove(&self, user: &str, project: &str, id: &str) -> Result<(), CallError> {
         self.0.call(Method::DELETE, &path(project, id), user, Bytes::new()).await.map(drop)
+    }
+
+    /// The ids of a project's documents that begin with `prefix`, in order.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn list(&self, user: &str, project: &str, prefix: &str) -> Result<Vec<String>, CallError> {
+        let path = project_path(project, &format!("/documents?prefix={}", url_segment(prefix)));
+        let ids: Ids = self.0.ask(Method::GET, &path, user, Bytes::new()).await?;
+        Ok(ids.ids)
     }
 
     /// Removes all documents of a project.

@@ -36,6 +36,11 @@ struct Collection {
     id: String,
 }
 
+#[derive(Deserialize)]
+struct Ids {
+    ids: Vec<String>,
+}
+
 /// A list for each query; there is one.
 #[derive(Deserialize)]
 struct Nearest {
@@ -102,6 +107,16 @@ impl Chroma {
         check(&self.call(Method::POST, &path, Some(json!({"ids": [id]}))).await?)
     }
 
+    async fn ids(&self, scope: Scope, prefix: String) -> Result<Vec<String>, Problem> {
+        let Some(collection) = self.find(&name(&scope)).await? else { return Ok(Vec::new()) };
+        let path = format!("/{collection}/get");
+        let answer = self.call(Method::POST, &path, Some(json!({"include": []}))).await?;
+        let mut ids = read::<Ids>(&answer)?.ids;
+        ids.retain(|id| id.starts_with(&prefix));
+        ids.sort();
+        Ok(ids)
+    }
+
     async fn delete_collection(&self, scope: Scope) -> Result<(), Problem> {
         let answer = self.call(Method::DELETE, &format!("/{}", name(&scope)), None).await?;
         if answer.status == 404 { Ok(()) } else { check(&answer) }
@@ -126,6 +141,10 @@ impl Store for Chroma {
 
     fn remove(&self, scope: Scope, id: String) -> BoxFuture<'_, Result<(), Problem>> {
         Box::pin(self.delete(scope, id))
+    }
+
+    fn list(&self, scope: Scope, prefix: String) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
+        Box::pin(self.ids(scope, prefix))
     }
 
     fn remove_project(&self, scope: Scope) -> BoxFuture<'_, Result<(), Problem>> {

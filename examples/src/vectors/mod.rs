@@ -1,7 +1,8 @@
 //! The vector service: documents of a project, found by what they are about.
 //!
-//! **Shape.** `PUT` and `DELETE /projects/{project}/documents/{*id}`, `DELETE /projects/{project}`,
-//! and `POST /projects/{project}/query`. The vectors are kept by a [`Store`]: SQLite in a file, or a
+//! **Shape.** `PUT` and `DELETE /projects/{project}/documents/{*id}`, `GET
+//! /projects/{project}/documents?prefix=…` for their ids, `DELETE /projects/{project}`, and `POST
+//! /projects/{project}/query`. The vectors are kept by a [`Store`]: SQLite in a file, or a
 //! Chroma server. Both get the same vectors, from [`embedding`], so they find the same.
 
 pub mod chroma;
@@ -13,9 +14,10 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query as UrlQuery, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, post, put};
+use axum::routing::{delete, get, post, put};
 use holdfast_calls::layer::InternalToken;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -61,6 +63,22 @@ fn k_default() -> u32 {
     K_DEFAULT
 }
 
+/// Which documents to list.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prefix {
+    /// What their ids begin with.
+    #[serde(default)]
+    pub prefix: String,
+}
+
+/// Documents of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// Their ids, in order.
+    pub ids: Vec<String>,
+}
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
@@ -86,6 +104,7 @@ pub struct Match {
 pub fn router(store: Arc<dyn Store>, token: InternalToken) -> Router {
     let routes = Router::new()
         .route("/projects/{project}", delete(remove_project))
+        .route("/projects/{project}/documents", get(list))
         .route("/projects/{project}/documents/{*id}", put(save).delete(remove))
         .route("/projects/{project}/query", post(query))
         .with_state(store);
@@ -127,6 +146,17 @@ async fn remove(
     names::document(&id)?;
     store.remove(scope(user, project)?, id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list(
+    State(store): State<Arc<dyn Store>>,
+    User(user): User,
+    Route(project): Route<String>,
+    asked: Result<UrlQuery<Prefix>, QueryRejection>,
+) -> Result<axum::Json<Ids>, Problem> {
+    let UrlQuery(asked) = asked.map_err(|rejection| Problem::invalid("query", rejection.body_text()))?;
+    let ids = store.list(scope(user, project)?, asked.prefix).await?;
+    Ok(axum::Json(Ids { ids }))
 }
 
 async fn remove_project(

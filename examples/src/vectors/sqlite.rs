@@ -141,6 +141,16 @@ impl Store for Sqlite {
         })
     }
 
+    fn list(&self, scope: Scope, prefix: String) -> BoxFuture<'_, Result<Vec<String>, Problem>> {
+        self.run(move |connection| {
+            let list = "SELECT id FROM document WHERE user = ?1 AND project = ?2 ORDER BY id";
+            let mut statement = connection.prepare(list)?;
+            let ids = statement.query_map(params![scope.user, scope.project], |row| row.get(0))?;
+            let begins = |id: &rusqlite::Result<String>| id.as_ref().is_ok_and(|id| id.starts_with(&prefix));
+            ids.filter(|id| id.is_err() || begins(id)).collect()
+        })
+    }
+
     fn remove_project(&self, scope: Scope) -> BoxFuture<'_, Result<(), Problem>> {
         self.run(move |connection| {
             let delete = "DELETE FROM document WHERE user = ?1 AND project = ?2";
@@ -220,6 +230,9 @@ mod tests {
             store.remove(scope("u"), "a".to_owned()).await.expect("removed");
         }
         assert_eq!(ids(&store, "u", "one").await, ["b"]);
+        let list = async |prefix: &str| store.list(scope("u"), prefix.to_owned()).await.expect("a list");
+        assert_eq!((list("b").await, list("a").await), (vec!["b".to_owned()], Vec::new()));
+        assert!(store.list(scope("v"), String::new()).await.expect("a list").is_empty());
         for _ in 0..2 {
             store.remove_project(scope("u")).await.expect("removed");
         }

@@ -38,6 +38,8 @@ pub trait Store: Send + Sync + 'static {
     fn save(&self, scope: Scope, document: Document) -> BoxFuture<'_, Result<(), Problem>>;
     /// Removes a document, if it is there.
     fn remove(&self, scope: Scope, id: String) -> BoxFuture<'_, Result<(), Problem>>;
+    /// The ids of the documents whose ids begin with `prefix`, in their order.
+    fn list(&self, scope: Scope, prefix: String) -> BoxFuture<'_, Result<Vec<String>, Problem>>;
     /// Removes all documents of a scope.
     fn remove_project(&self, scope: Scope) -> BoxFuture<'_, Result<(), Problem>>;
     /// The `k` documents that are nearest to `text`, the nearest first.

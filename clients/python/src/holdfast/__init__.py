@@ -25,6 +25,23 @@ from .errors import (
 from .hold import Hold
 from .ids import command_id, hold_id, new_id
 from .ledger import Ledger
+from .outcomes import (
+    AccountOpened,
+    AccountSet,
+    Balance,
+    Captured,
+    CapturedLate,
+    Deducted,
+    Extended,
+    HoldState,
+    Increased,
+    Outcome,
+    Refunded,
+    Released,
+    Reserved,
+    ToppedUp,
+    TopUpReversed,
+)
 from .pricing import Quote
 from .retry import Retry
 from .settlement import Failure, classify
@@ -33,26 +50,41 @@ from .usage import Seen, Usage, usage_of
 
 __version__ = "0.1.0"
 __all__ = [
+    "AccountOpened",
+    "AccountSet",
     "AlreadySettled",
+    "Balance",
     "Breaker",
     "Capped",
+    "Captured",
+    "CapturedLate",
     "CostsNothing",
+    "Deducted",
+    "Extended",
     "Failure",
     "Hold",
+    "HoldState",
+    "Increased",
     "InsufficientFunds",
     "JournalInUse",
     "Ledger",
     "LedgerCircuitOpen",
     "LedgerError",
     "NotDispatched",
+    "Outcome",
     "Percentile",
     "ProviderCircuitOpen",
     "ProviderError",
     "Quote",
+    "Refunded",
     "Refused",
     "Rejected",
+    "Released",
+    "Reserved",
     "Retry",
     "Seen",
+    "TopUpReversed",
+    "ToppedUp",
     "Unavailable",
     "UnpricedModel",
     "Usage",
