@@ -27,18 +27,32 @@ struct Step {
     expects: &'static str,
 }
 
-/// Sends `commands` in batches, each life whole within one: the reserve, and what settles it.
+/// How many commands, and how many of them in an envelope; a life that has begun ends in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch {
+    pub(crate) members: usize,
+    pub(crate) commands: usize,
+}
+
+impl Batch {
+    /// So many, in envelopes of the usual size.
+    pub(crate) fn of(commands: usize) -> Self {
+        Batch { members: MEMBERS, commands }
+    }
+}
+
+/// Sends commands in batches, each life whole within one: the reserve, and what settles it.
 pub(crate) async fn lives(
     bus: &mut Bus,
     books: &mut Books,
     random: &mut fastrand::Rng,
-    commands: usize,
+    Batch { members, commands }: Batch,
     pick: &Pick,
 ) -> Result<Done> {
     let mut made = 0;
     run(bus, || {
-        let mut steps = Vec::with_capacity(MEMBERS + 3);
-        while steps.len() < MEMBERS && made + steps.len() < commands {
+        let mut steps = Vec::with_capacity(members + 3);
+        while steps.len() < members && made + steps.len() < commands {
             let mut life = Life::new(pick, random);
             loop {
                 let (asked, expects) = (life.asks(), life.expects());

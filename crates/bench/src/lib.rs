@@ -10,6 +10,7 @@
 
 mod bulk;
 mod commands;
+mod curves;
 mod deployment;
 mod drain;
 mod floor;

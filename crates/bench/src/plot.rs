@@ -19,7 +19,19 @@ const RIGHT: f64 = WIDTH - 90.0;
 pub fn plots(report: &Report) -> Vec<(String, String)> {
     let mut plots = vec![("pace.svg".to_owned(), pace(report)), ("cpu.svg".to_owned(), cpu(report))];
     if let Some(scale) = report.figures.get(&Measure::Scale) {
-        plots.push(("scale.svg".to_owned(), by_log_length(scale)));
+        let rate = "Commands a second, ";
+        plots.push((
+            "log-length.svg".to_owned(),
+            curve(scale, "by_log_events", &format!("{rate}by the events in the log"), 1),
+        ));
+        plots
+            .push(("accounts.svg".to_owned(), curve(scale, "by_accounts", &format!("{rate}by accounts"), 1)));
+        plots.push((
+            "batch.svg".to_owned(),
+            curve(scale, "by_batch", &format!("{rate}by commands in an envelope"), 1),
+        ));
+        let load = "The 99th percentile in milliseconds, by commands offered a second";
+        plots.push(("load.svg".to_owned(), curve(scale, "by_load", load, 2)));
     }
     plots
 }
@@ -51,15 +63,15 @@ fn cpu(report: &Report) -> String {
     draw("CPU time of each, in microseconds", &PROCESSES, &bars.collect::<Vec<_>>())
 }
 
-/// The pace of the bus as the log grows.
-fn by_log_length(scale: &Figures) -> String {
-    let points = scale.all().get("by_log_events").and_then(|points| points.as_array().cloned());
+/// A curve of `scale`: a bar for each point, labelled by its first number, as long as number `value`.
+fn curve(scale: &Figures, name: &str, title: &str, value: usize) -> String {
+    let points = scale.all().get(name).and_then(|points| points.as_array().cloned());
     let bars = points.unwrap_or_default().into_iter().filter_map(|point| {
-        let (events, rate) = (point[0].as_u64()?, point[1].as_f64()?);
-        let parts = vec![(rate, "#2f6f9f")];
-        Some(Bar { label: format!("{events} events"), parts, figure: format!("{rate:.0}") })
+        let (varied, value) = (point[0].as_f64()?, point[value].as_f64()?);
+        let figure = if value < 1_000.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+        Some(Bar { label: format!("{varied:.0}"), parts: vec![(value, "#2f6f9f")], figure })
     });
-    draw("Commands a second over the bus, by the log's length", &[], &bars.collect::<Vec<_>>())
+    draw(title, &[], &bars.collect::<Vec<_>>())
 }
 
 /// A bar of one or more parts.
@@ -120,6 +132,12 @@ mod tests {
         report.figures.insert(Measure::Bus, Figures::new().with("commands_per_second", 30_000.0));
         let pace = plots(&report).into_iter().find(|(name, _)| name == "pace.svg").expect("made").1;
         assert!(pace.contains(">naive<") && pace.contains(">4000<") && pace.contains(">30000<"));
+        report.figures.insert(
+            Measure::Scale,
+            Figures::new().detail("by_load", serde_json::json!([[1000.0, 1.5, 3.25], [2000.0, 1.5, 40.0]])),
+        );
+        let load = plots(&report).into_iter().find(|(name, _)| name == "load.svg").expect("made").1;
+        assert!(load.contains(">2000<") && load.contains(">40.0<") && load.contains(">3.2<"), "{load}");
         assert!(pace.contains(r#"width="560.0""#), "the longest bar fills the width: {pace}");
     }
 }

@@ -9,7 +9,9 @@ use holdfast_store::head;
 use serde_json::json;
 use sqlx::Row as _;
 
+use crate::bulk::Batch;
 use crate::commands::Bus;
+use crate::curves::Curves;
 use crate::deployment::{Deployment, PARTITION};
 use crate::load::{Done, Driver, Load};
 use crate::processes::{backends, per_thousand, resident_bytes};
@@ -116,7 +118,7 @@ impl<P: FnMut(&str)> Run<P> {
             let figures = http::measure(&self.deployment, &mut self.books, self.options.size).await?;
             self.keep(Http, figures);
         }
-        if self.wants(&[Scale]) && !self.options.size.scale_events().is_empty() {
+        if self.wants(&[Scale]) {
             self.scale().await?;
         }
         if self.wants(&[Takeover, Memory]) {
@@ -235,7 +237,9 @@ impl<P: FnMut(&str)> Run<P> {
         let mut before = processes.cpu();
         before.extend(backends(&mut observer).await?);
         let pick = Pick::zipf(size.accounts());
-        let done = bulk::lives(bus, &mut self.books, &mut self.random, size.bulk_commands(), &pick).await?;
+        let done =
+            bulk::lives(bus, &mut self.books, &mut self.random, Batch::of(size.bulk_commands()), &pick)
+                .await?;
         let mut after = processes.cpu();
         after.extend(backends(&mut observer).await?);
         let resident = processes.ledger.and_then(resident_bytes).unwrap_or(0);
@@ -254,23 +258,52 @@ impl<P: FnMut(&str)> Run<P> {
 
     async fn scale(&mut self) -> Result<()> {
         self.begin(Measure::Scale);
+        // First, since everything else makes the log longer.
+        let points = self.by_log_length().await?;
+        let bus = self.report.figures.get(&Measure::Bus).and_then(|bus| bus.number("commands_per_second"));
+        let mut curves = Curves {
+            deployment: &self.deployment,
+            bus: self.bus.as_mut().context("opened")?,
+            books: &mut self.books,
+            random: &mut self.random,
+            size: self.options.size,
+            at_once: AT_ONCE,
+        };
+        (self.progress)("scale: by accounts");
+        let by_accounts = curves.by_accounts().await?;
+        (self.progress)("scale: by the size of a batch");
+        let by_batch = curves.by_batch().await?;
+        (self.progress)("scale: by the offered load");
+        let bus = match bus {
+            Some(bus) => bus,
+            None => curves.pace_of_all().await?,
+        };
+        let by_load = curves.by_load(bus).await?;
+        let rate = |point: Option<&(usize, f64)>| point.map_or(0.0, |(_, rate)| *rate);
+        let figures = Figures::new()
+            .with("commands_per_second", rate(points.last()))
+            .with("last_over_first", rate(points.last()) / rate(points.first()))
+            .detail("by_accounts", by_accounts)
+            .detail("by_batch", by_batch)
+            .detail("by_load", by_load)
+            .detail("by_log_events", json!(points));
+        self.keep(Measure::Scale, figures);
+        Ok(())
+    }
+
+    /// The pace of the bus now, and when the log has become so long.
+    async fn by_log_length(&mut self) -> Result<Vec<(usize, f64)>> {
         let pick = Pick::zipf(self.options.size.accounts());
         let mut points = vec![self.point(&pick).await?];
         for events in self.options.size.scale_events() {
             let missing = events.saturating_sub(self.events().await?);
             (self.progress)(&format!("scale: {missing} more events, up to {events}"));
             let bus = self.bus.as_mut().context("opened")?;
-            bulk::lives(bus, &mut self.books, &mut self.random, missing, &pick).await?;
+            bulk::lives(bus, &mut self.books, &mut self.random, Batch::of(missing), &pick).await?;
             self.deployment.caught_up().await?;
             points.push(self.point(&pick).await?);
         }
-        let rate = |point: Option<&(usize, f64)>| point.map_or(0.0, |(_, rate)| *rate);
-        let figures = Figures::new()
-            .with("commands_per_second", rate(points.last()))
-            .with("last_over_first", rate(points.last()) / rate(points.first()))
-            .detail("by_log_events", json!(points));
-        self.keep(Measure::Scale, figures);
-        Ok(())
+        Ok(points)
     }
 
     /// The length of the log, and the pace of the bus there.

@@ -83,7 +83,7 @@ impl Measure {
             Measure::Relay => "draining a backlog onto the events stream",
             Measure::Replay => "folding the whole log from Postgres",
             Measure::Takeover => "kill -9 until the first outcome",
-            Measure::Scale => "bus again, after more and more events",
+            Measure::Scale => "bus by accounts, batch size, offered load, and length of the log",
             Measure::Memory => "resident set with accounts in memory",
         }
     }
@@ -181,10 +181,27 @@ impl Size {
         self.pick(15_000, 100_000)
     }
 
+    /// Commands for each point of a curve of `scale`.
+    pub(crate) fn curve_commands(self) -> usize {
+        self.pick(60_000, 300_000)
+    }
+
+    /// Seconds of open loop for each point of a curve of `scale`.
+    pub(crate) fn curve_seconds(self) -> usize {
+        self.pick(3, 15)
+    }
+
+    /// The measures that run unless some are named: `scale` alone takes longer than `--quick` may.
+    #[must_use]
+    pub fn measures(self) -> Vec<Measure> {
+        let all = Measure::ALL.into_iter();
+        all.filter(|measure| self == Size::Full || *measure != Measure::Scale).collect()
+    }
+
     /// Log lengths after which `scale` measures again.
     pub(crate) fn scale_events(self) -> &'static [usize] {
         match self {
-            Size::Quick => &[],
+            Size::Quick => &[500_000, 1_000_000],
             Size::Full => &[1_000_000, 10_000_000],
         }
     }

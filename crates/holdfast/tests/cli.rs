@@ -83,3 +83,47 @@ fn the_token_is_nowhere_in_what_is_printed() -> Result<()> {
     }
     Ok(())
 }
+
+/// A price book is made of the data of genai-prices, compared with another, and asked.
+#[test]
+fn a_price_book_is_imported_compared_and_shown() -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("holdfast-prices-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let file = |name: &str| folder.join(name).to_str().expect("a path of text").to_owned();
+    let (data, book) = (file("data.json"), file("book.jsonl"));
+    let models = |price: &str| {
+        format!(
+            r#"[{{"id":"acme","name":"Acme","api_pattern":"acme","models":[
+                {{"id":"m","match":{{"starts_with":"m"}},"prices":{{"input_mtok":{price},"output_mtok":2}}}},
+                {{"id":"free","match":{{"equals":"free"}},"prices":{{}}}}]}}]"#
+        )
+    };
+    let import = |out: &str| {
+        let about = ["--source", "test", "--date", "2026-01-01", "--notice", "none"];
+        let arguments = [&["--output", "json", "prices", "import", &data, "--out", out], &about[..]].concat();
+        holdfast(&arguments, &[])
+    };
+    std::fs::write(&data, models("0.5"))?;
+    let imported: serde_json::Value = serde_json::from_slice(&import(&book)?.stdout)?;
+    assert_eq!((&imported["models"], imported["refused"].as_array().map(Vec::len)), (&1.into(), Some(1)));
+
+    let other = file("other.jsonl");
+    std::fs::write(&data, models("0.75"))?;
+    assert!(import(&other)?.status.success());
+    let differences = said(&holdfast(&["prices", "diff", &book, &other], &[])?);
+    assert!(differences.contains("~ acme/m: ") && differences.contains("1 differences"), "{differences}");
+
+    let shown = holdfast(
+        &["--output", "json", "prices", "show", "M-2", "--provider", "acme", "--book", &other],
+        &[],
+    )?;
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
+    assert_eq!(shown["rates"], serde_json::json!({"input": [[0, 750_000]], "output": [[0, 2_000_000]]}));
+    let unpriced = holdfast(&["prices", "show", "free", "--provider", "acme", "--book", &other], &[])?;
+    assert_eq!(unpriced.status.code(), Some(1), "{}", said(&unpriced));
+    std::fs::write(&other, "nonsense")?;
+    let bad = holdfast(&["prices", "show", "m", "--book", &other], &[])?;
+    assert!(bad.status.code() == Some(2) && said(&bad).contains("line 1"), "{}", said(&bad));
+    std::fs::remove_dir_all(&folder)?;
+    Ok(())
+}

@@ -41,7 +41,7 @@ pub(crate) async fn run(args: BenchArgs, output: Output) -> Result<Exit> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("holdfast-bench-{}", std::process::id())));
     let folder = identity::reachable_data(&wanted, args.data.is_some())?;
-    let only = if args.only.is_empty() { Measure::ALL.to_vec() } else { args.only };
+    let only = if args.only.is_empty() { size.measures() } else { args.only };
     let program = std::env::current_exe().context("finding this program")?;
     let options =
         Options { size, only, folder: folder.clone(), program, token: token::new()?, seed: args.seed };
