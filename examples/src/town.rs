@@ -133,12 +133,27 @@ impl Town {
     /// # Errors
     /// [`StartError`].
     pub async fn backend(&self, client: Client, settings: BackendSettings) -> Result<String, StartError> {
+        let lease = RunnerOptions::new(client.issuer().clone()).lease;
+        self.backend_with_lease(client, settings, lease).await
+    }
+
+    /// The same, whose sagas another instance may drive on after this much silence.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn backend_with_lease(
+        &self,
+        client: Client,
+        settings: BackendSettings,
+        saga_lease: Duration,
+    ) -> Result<String, StartError> {
         let mut options = Options::new(client.clone(), self.data.join(&settings.journal));
         options.ttl = settings.hold_ttl;
         let job = self.job(settings.provider_within)?;
         let provider = settings.provider.as_deref().unwrap_or(&self.provider_url);
         let mut runner = RunnerOptions::new(client.issuer().clone());
         runner.limits.attempts_max = settings.tries;
+        runner.lease = saga_lease;
         let backend = Backend {
             calls: Calls::open(options).await?,
             model: Model::new(provider, None, settings.provider_within),

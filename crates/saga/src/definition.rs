@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use holdfast_core::{Decimal, HoldId, Issuer};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -54,7 +54,8 @@ pub trait Saga: Send + Sync + 'static {
     fn recover(&self, id: &str) -> impl Future<Output = Result<Option<Self::Input>, Failure>> + Send;
 
     /// Undoes whatever the saga may have done, without its log; idempotent. It answers with the names
-    /// of the steps whose charges are to be refunded; one that was never charged may be among them.
+    /// of the steps whose charges are to be refunded; one that was never charged may be among them. A
+    /// step that the saga knows keeps the rule that it was begun with.
     ///
     /// It is called when log and input are lost, and, after the known steps were undone, when only
     /// the log was lost: the lost run may have come further. The default undoes nothing.
@@ -98,15 +99,23 @@ pub enum Charge {
     Refund,
 }
 
-/// What a step really cost.
-#[derive(Debug, Clone, PartialEq)]
+/// What a step, or a try at it that failed, really cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// How much, in whole units of the account's asset; zero is not captured.
+    #[serde(deserialize_with = "decimal")]
     pub amount: Decimal,
     /// What the amount is the price of, as the ledger's `usage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Value>,
     /// Why this much, for people; added to the step's name in the capture's reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// An amount as a text: entries are read through values, which have no numbers as they were written.
+fn decimal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Decimal, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 impl Cost {
@@ -140,32 +149,45 @@ impl Done {
     }
 }
 
-/// Why a step or an undo failed, and whether trying again is worth it.
+/// Why a step or an undo failed, whether trying again is worth it, and what the try cost all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// It may go well another time: a time-out, a service that is down.
-    #[error("{0}")]
-    Again(String),
-    /// It will fail every time. Of a step: the saga is undone. Of an undo: the saga is stuck.
-    #[error("{0}")]
-    Final(String),
+#[error("{error}")]
+pub struct Failure {
+    error: String,
+    again: bool,
+    cost: Option<Box<Cost>>,
 }
 
 impl Failure {
-    /// [`Failure::Again`] with the text of an error.
+    /// It may go well another time: a time-out, a service that is down.
     pub fn again(error: impl fmt::Display) -> Self {
-        Failure::Again(error.to_string())
+        Failure { error: error.to_string(), again: true, cost: None }
     }
 
-    /// [`Failure::Final`] with the text of an error.
+    /// It will fail every time. Of a step: the saga is undone. Of an undo: the saga is stuck.
     pub fn last(error: impl fmt::Display) -> Self {
-        Failure::Final(error.to_string())
+        Failure { error: error.to_string(), again: false, cost: None }
+    }
+
+    /// The same of a try that cost something although it failed: a provider that has answered is paid,
+    /// whatever the answer is good for. Each try's cost is captured on its own, and is refunded with
+    /// the step's where its rule says so. Of an undo it means nothing.
+    #[must_use]
+    pub fn costing(mut self, cost: Cost) -> Self {
+        self.cost = Some(Box::new(cost));
+        self
     }
 
     /// Whether another try is worth it.
     #[must_use]
     pub fn is_again(&self) -> bool {
-        matches!(self, Failure::Again(_))
+        self.again
+    }
+
+    /// What the try cost.
+    #[must_use]
+    pub fn cost(&self) -> Option<&Cost> {
+        self.cost.as_deref()
     }
 }
 
@@ -189,10 +211,10 @@ impl Outputs {
     /// The output of `step` as a `T`.
     ///
     /// # Errors
-    /// [`Failure::Final`] when the step is not done or its output is something else.
+    /// [`Failure::last`] when the step is not done or its output is something else.
     pub fn read<T: DeserializeOwned>(&self, step: &str) -> Result<T, Failure> {
-        let output = self.get(step).ok_or_else(|| Failure::Final(format!("`{step}` is not done")))?;
-        T::deserialize(output).map_err(|error| Failure::Final(format!("the output of `{step}`: {error}")))
+        let output = self.get(step).ok_or_else(|| Failure::last(format!("`{step}` is not done")))?;
+        T::deserialize(output).map_err(|error| Failure::last(format!("the output of `{step}`: {error}")))
     }
 
     /// Whether `step` is done.

@@ -5,9 +5,10 @@
 //!
 //! **Correctness.** Nothing is remembered that is not in the log: a driver that is dropped anywhere
 //! leaves a saga that another can go on with. What is about to be tried is written before, what was
-//! done after; the ledger is told in between, under ids that make a repeat harmless. While something
-//! takes long the driver writes `alive` and extends the hold beside it; when it is told that it is
-//! fenced, what was running is dropped.
+//! done after. What work cost is written before the ledger is told, so that a capture without an outcome
+//! is asked for again, under its id, and the work is not done again. While something takes long the
+//! driver writes `alive` and extends the hold beside it; when it is told that it is fenced, what was
+//! running is dropped.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,7 +20,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::definition::{Charge, Done, Failure, Saga, Step, StepContext, find};
+use crate::definition::{Charge, Cost, Done, Failure, Saga, Step, StepContext, find};
 use crate::entry::{Ending, Origin, What, cut};
 use crate::error::SagaError;
 use crate::faults::{Faults, Moment};
@@ -28,7 +29,7 @@ use crate::log::Writer;
 use crate::money::{Captured, Extended, Money, Paying, is_charge, ttl};
 use crate::options::RunnerOptions;
 use crate::outcome::SagaOutcome;
-use crate::state::{EVERYTHING, Planned, Settlement, State, Todo};
+use crate::state::{EVERYTHING, Planned, Settlement, State, Todo, is_captured};
 
 /// The largest output of a step, in bytes of JSON: a saga's log is read again whenever it is resumed.
 const OUTPUT_MAX_BYTES: usize = 256 * 1024;
@@ -57,13 +58,16 @@ pub(crate) struct Driver<S: Saga> {
     input: Option<S::Input>,
     /// When the hold is to be extended.
     extend_at: Instant,
+    /// Whether the hold may have ended before this driver began; then nothing is done until the ledger
+    /// has said.
+    hold_unknown: bool,
 }
 
 impl<S: Saga> Driver<S> {
     /// A driver of a saga whose log says this; `writer` goes on after it.
     pub(crate) fn new(shared: Arc<Shared<S>>, saga: SagaKey, writer: Writer, state: State) -> Self {
         // How long ago the hold was extended is not known.
-        Driver { shared, saga, writer, state, input: None, extend_at: Instant::now() }
+        Driver { shared, saga, writer, state, input: None, extend_at: Instant::now(), hold_unknown: true }
     }
 
     /// Begins a saga's log. `started` must be the entry of that name.
@@ -97,12 +101,16 @@ impl<S: Saga> Driver<S> {
             match todo {
                 Todo::Reserve => self.reserve().await?,
                 Todo::Act { step, charge, attempt, pause } => self.act(step, charge, attempt, pause).await?,
+                Todo::Charge { step, attempt: None, cost } => self.charge(step, *cost).await?,
+                Todo::Charge { step, attempt: Some(attempt), cost } => {
+                    self.charge_attempt(step, attempt, *cost).await?;
+                }
                 Todo::Turn { because } => self.append(What::Undoing { because: cut(&because) }).await?,
                 Todo::Undo { step, attempt, pause } => self.undo(step, attempt, pause).await?,
                 Todo::Park { step, error } => self.park(&step, &error).await?,
                 Todo::Settle(how) => self.settle(how).await?,
                 Todo::LookUp { step } => self.look_up(step).await?,
-                Todo::Refund { step } => self.refund(step).await?,
+                Todo::Refund { step, attempt } => self.refund(step, attempt).await?,
                 Todo::End { ending, because } => self.end(ending, because).await?,
                 Todo::Wait | Todo::Nothing => {
                     let outcome = SagaOutcome::of(&self.saga, &self.state);
@@ -150,7 +158,7 @@ impl<S: Saga> Driver<S> {
             .input
             .as_ref()
             .and_then(|input| find(self.shared.saga.as_ref(), input, &self.state.outputs(), name));
-        found.ok_or_else(|| Failure::Final(format!("the definition has no step `{name}` any more")))
+        found.ok_or_else(|| Failure::last(format!("the definition has no step `{name}` any more")))
     }
 
     // The hold.
@@ -163,7 +171,9 @@ impl<S: Saga> Driver<S> {
                 // One that was decided before may have run out, or may even be settled: find out.
                 let fresh = Instant::now() + ttl(&self.state.reserve) / 2;
                 self.extend_at = if outcome.replayed { Instant::now() } else { fresh };
-                self.append(What::Reserved { amount: outcome.amount.unwrap_or_default() }).await
+                self.hold_unknown = outcome.replayed;
+                let amount = outcome.amount.unwrap_or_default();
+                self.append(What::Reserved { amount, replayed: outcome.replayed }).await
             }
             Err(problem) => self.end(Ending::Refused, Some(cut(&problem))).await,
         }
@@ -182,21 +192,31 @@ impl<S: Saga> Driver<S> {
         let ttl = ttl(&self.state.reserve);
         match self.shared.money.extend(&self.paying(), ttl).await? {
             Extended::Yes => self.extend_at = Instant::now() + ttl / 2,
-            Extended::NotNow(problem) => {
+            Extended::Unanswered(problem) if self.hold_unknown => return Err(SagaError::Query(problem)),
+            Extended::NotNow(problem) | Extended::Unanswered(problem) => {
                 tracing::warn!(saga = %self.saga, problem, "the hold of a saga was not extended");
-                self.extend_at = Instant::now() + (ttl / 8).min(EXTEND_AGAIN_AFTER);
+                self.extend_later();
             }
             Extended::Ended(code) => {
-                // By whom? Perhaps by the saga itself, whose log has lost its end since.
-                let lost = match self.shared.money.settled(&self.paying()).await? {
-                    Some(how) => What::Settled { how },
-                    None => What::HoldLost { code },
-                };
+                let lost = self.ended_how(code).await?;
                 tracing::warn!(saga = %self.saga, found = ?lost, "the hold of a saga has ended under it");
                 self.append(lost).await?;
             }
         }
+        self.hold_unknown = false;
         Ok(())
+    }
+
+    fn extend_later(&mut self) {
+        self.extend_at = Instant::now() + (ttl(&self.state.reserve) / 8).min(EXTEND_AGAIN_AFTER);
+    }
+
+    /// The hold has ended. By whom? Perhaps by the saga itself, whose log has lost its end since.
+    async fn ended_how(&self, code: String) -> Result<What, SagaError> {
+        let (money, paying) = (&self.shared.money, self.paying());
+        let Some(how) = money.settled(&paying).await? else { return Ok(What::HoldLost { code }) };
+        let charged = if is_captured(&how) { Some(money.charged_in_all(&paying).await?) } else { None };
+        Ok(What::Settled { how, charged })
     }
 
     async fn settle(&mut self, how: Settlement) -> Result<(), SagaError> {
@@ -204,24 +224,37 @@ impl<S: Saga> Driver<S> {
         let asked = async move { money.settle(&paying, how).await };
         let how = self.beating(LEDGER, asked).await??;
         // A sign of life may have found the hold settled before the outcome came.
-        if self.state.settled.is_some() { Ok(()) } else { self.append(What::Settled { how }).await }
+        if self.state.settled.is_some() {
+            return Ok(());
+        }
+        self.append(What::Settled { how, charged: None }).await
     }
 
     async fn look_up(&mut self, step: String) -> Result<(), SagaError> {
         let (money, paying, name) = (self.shared.money.clone(), self.paying(), step.clone());
-        let asked = async move { money.charged(&paying, &name).await };
-        let charged = self.beating(LEDGER, asked).await??;
-        self.append(What::ChargeKnown { step, charged }).await
+        // Tries that failed are known from the log, unless there was another one.
+        let tries = if self.state.is_cut() { self.shared.options.limits.tries_max() } else { 0 };
+        let asked = async move {
+            let charged = money.charged(&paying, &name, None).await?;
+            let mut attempts = Vec::new();
+            for attempt in 1..=tries {
+                let charged = money.charged(&paying, &name, Some(attempt)).await?;
+                attempts.extend(charged.map(|charged| (attempt, charged)));
+            }
+            Ok::<_, SagaError>((charged.unwrap_or_else(|| "0".to_owned()), attempts))
+        };
+        let (charged, attempts) = self.beating(LEDGER, asked).await??;
+        self.append(What::ChargeKnown { step, charged, attempts }).await
     }
 
-    async fn refund(&mut self, step: String) -> Result<(), SagaError> {
+    async fn refund(&mut self, step: String, attempt: Option<u32>) -> Result<(), SagaError> {
         let (money, paying, name) = (self.shared.money.clone(), self.paying(), step.clone());
-        let asked = async move { money.refund(&paying, &name).await };
+        let asked = async move { money.refund(&paying, &name, attempt).await };
         let (amount, code) = self.beating(LEDGER, asked).await??;
         if let Some(code) = &code {
             tracing::warn!(saga = %self.saga, step, code, "the charge of an undone step was not refunded");
         }
-        self.append(What::Refunded { step, amount, code }).await
+        self.append(What::Refunded { step, attempt, amount, code }).await
     }
 
     // Steps.
@@ -246,7 +279,7 @@ impl<S: Saga> Driver<S> {
             Err(failure) => Err(failure),
         };
         match result {
-            Ok(done) => self.done(step, done).await,
+            Ok(done) => self.worked(step, done).await,
             Err(failure) => self.failed(step, &failure).await,
         }
     }
@@ -254,29 +287,53 @@ impl<S: Saga> Driver<S> {
     async fn failed(&mut self, step: String, failure: &Failure) -> Result<(), SagaError> {
         let (again, error) = (failure.is_again(), cut(&failure.to_string()));
         tracing::info!(saga = %self.saga, step, again, error, "a step of a saga failed");
-        self.append(What::StepFailed { step, again, error }).await
+        let cost = failure.cost().filter(|cost| is_charge(cost)).cloned();
+        self.append(What::StepFailed { step, again, error, cost }).await
+    }
+
+    /// Writes that the work is done; what it cost is captured next.
+    async fn worked(&mut self, step: String, done: Done) -> Result<(), SagaError> {
+        let output = done.output;
+        match done.cost.filter(is_charge) {
+            Some(cost) => self.append(What::StepWorked { step, output, cost }).await,
+            None => self.append(What::StepDone { step, output, charged: None, late: false }).await,
+        }
+    }
+
+    async fn capture(&mut self, step: &str, attempt: Option<u32>, cost: Cost) -> Result<Captured, SagaError> {
+        let (money, paying, name) = (self.shared.money.clone(), self.paying(), step.to_owned());
+        let asked = async move { money.capture(&paying, &name, attempt, &cost).await };
+        self.beating(LEDGER, asked).await?
     }
 
     /// Captures what the step cost, and only then writes that it is done.
-    async fn done(&mut self, step: String, done: Done) -> Result<(), SagaError> {
-        let Some(cost) = done.cost.filter(is_charge) else {
-            return self
-                .append(What::StepDone { step, output: done.output, charged: None, late: false })
-                .await;
-        };
-        let (money, paying, name) = (self.shared.money.clone(), self.paying(), step.clone());
-        let asked = async move { money.capture(&paying, &name, &cost).await };
-        match self.beating(LEDGER, asked).await?? {
+    async fn charge(&mut self, step: String, cost: Cost) -> Result<(), SagaError> {
+        match self.capture(&step, None, cost).await? {
             Captured::Charged { amount, late } => {
                 let charged = Some(amount);
-                self.append(What::StepDone { step, output: done.output, charged, late }).await
+                self.append(What::StepDone { step, output: Value::Null, charged, late }).await
             }
             // Work that cannot be charged is not left standing.
             Captured::Rejected { problem } => {
-                let failure = Failure::Final(format!("its capture was not carried out: {problem}"));
+                let failure = Failure::last(format!("its capture was not carried out: {problem}"));
                 self.failed(step, &failure).await
             }
         }
+    }
+
+    /// Captures what a try that failed cost.
+    async fn charge_attempt(&mut self, step: String, attempt: u32, cost: Cost) -> Result<(), SagaError> {
+        let what = match self.capture(&step, Some(attempt), cost).await? {
+            Captured::Charged { amount: charged, late } => {
+                What::AttemptCharged { step, attempt, charged, late, problem: None }
+            }
+            Captured::Rejected { problem } => {
+                tracing::warn!(saga = %self.saga, step, attempt, problem, "a failed try was not charged");
+                let (charged, problem) = ("0".to_owned(), Some(cut(&problem)));
+                What::AttemptCharged { step, attempt, charged, late: false, problem }
+            }
+        };
+        self.append(what).await
     }
 
     async fn undo(&mut self, step: String, attempt: u32, pause: Duration) -> Result<(), SagaError> {
@@ -354,7 +411,15 @@ impl<S: Saga> Driver<S> {
 
     async fn beat(&mut self, at: &str) -> Result<(), SagaError> {
         self.append(What::Alive { step: at.to_owned() }).await?;
-        self.keep_hold().await
+        match self.keep_hold().await {
+            // What is running is worth more than knowing this now.
+            Err(SagaError::Query(problem)) => {
+                tracing::warn!(saga = %self.saga, problem, "the hold of a saga is perhaps not open");
+                self.extend_later();
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     fn beat_every(&self) -> Duration {
@@ -389,8 +454,8 @@ fn acting(step: Step, context: StepContext, faults: Faults) -> BoxFuture<'static
 fn failing(faults: &Faults, step: &str, moment: Moment) -> Result<(), Failure> {
     match faults.fails(step, moment) {
         None => Ok(()),
-        Some(true) => Err(Failure::Again("failed, as was asked for".to_owned())),
-        Some(false) => Err(Failure::Final("failed, as was asked for".to_owned())),
+        Some(true) => Err(Failure::again("failed, as was asked for")),
+        Some(false) => Err(Failure::last("failed, as was asked for")),
     }
 }
 
@@ -402,7 +467,7 @@ fn undoing(
 ) -> BoxFuture<'static, Result<Vec<String>, Failure>> {
     async move {
         if faults.fails_undo(&step.name) {
-            return Err(Failure::Again("failed, as was asked for".to_owned()));
+            return Err(Failure::again("failed, as was asked for"));
         }
         (step.undo)(context.clone()).await?;
         if faults.undo_twice() {
@@ -421,7 +486,7 @@ fn abandoning<S: Saga>(
 }
 
 async fn within<T>(limit: Duration, work: BoxFuture<'static, Result<T, Failure>>) -> Result<T, Failure> {
-    let late = || Failure::Again(format!("it took longer than {} s", limit.as_secs()));
+    let late = || Failure::again(format!("it took longer than {} s", limit.as_secs()));
     timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
@@ -431,9 +496,13 @@ fn check_output(done: Done) -> Result<Done, Failure> {
     if bytes <= OUTPUT_MAX_BYTES {
         return Ok(done);
     }
-    Err(Failure::Final(format!(
+    let failure = Failure::last(format!(
         "its output has {bytes} bytes, at most {OUTPUT_MAX_BYTES} are kept: store it elsewhere and name it"
-    )))
+    ));
+    Err(match done.cost {
+        Some(cost) => failure.costing(cost),
+        None => failure,
+    })
 }
 
 fn size(output: &Value) -> usize {

@@ -1,7 +1,7 @@
 //! The entries of a saga's log: readable JSON, one object each.
 //!
 //! ```json
-//! {"n":3,"at":1760000060120,"by":"web-1#5f0c…","entry":"step_done","step":"plan","output":{"pages":3},"charged":"0.0012"}
+//! {"n":3,"at":1760000060120,"by":"web-1#5f0c…","entry":"step_done","step":"plan","charged":"0.0012"}
 //! ```
 //!
 //! **Correctness.** An entry says what *has* happened, or what is about to be tried (`…_begun`). What is
@@ -12,7 +12,7 @@ use holdfast_core::HoldId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::definition::Charge;
+use crate::definition::{Charge, Cost};
 
 /// The longest error that is kept, in characters.
 const ERROR_MAX_CHARS: usize = 1_000;
@@ -54,6 +54,9 @@ pub enum What {
     Reserved {
         /// How much.
         amount: String,
+        /// Whether it had done so before: the outcome of an earlier run, whose log is perhaps lost.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        replayed: bool,
     },
     /// An instance drives the saga on that another left.
     Taken,
@@ -79,12 +82,40 @@ pub enum What {
         again: bool,
         /// Why.
         error: String,
+        /// What the try cost all the same; it is captured next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cost: Option<Cost>,
+    },
+    /// What a try that failed had cost is captured.
+    AttemptCharged {
+        /// The step.
+        step: String,
+        /// Which try, from 1.
+        attempt: u32,
+        /// What the account was charged for it.
+        charged: String,
+        /// Whether the hold had ended by then, and the charge was a late one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        late: bool,
+        /// Why nothing was charged: the ledger's code and sentence.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
+    /// A step has done its work; what it cost is captured next, and the work is not repeated.
+    StepWorked {
+        /// The step.
+        step: String,
+        /// Its output.
+        output: Value,
+        /// What it cost.
+        cost: Cost,
     },
     /// A step is done, and what it cost is captured.
     StepDone {
         /// The step.
         step: String,
-        /// Its output.
+        /// Its output; none when `step_worked` has it.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
         output: Value,
         /// What the account was charged for it; none when it cost nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +175,9 @@ pub enum What {
     Settled {
         /// The kind of the event that did it, or the code of who came first.
         how: String,
+        /// What the hold was charged in all, where the log does not have it in parts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        charged: Option<String>,
     },
     /// What a step of unknown fate was charged, as the ledger has it.
     ChargeKnown {
@@ -151,11 +185,17 @@ pub enum What {
         step: String,
         /// How much; 0 when it was not captured.
         charged: String,
+        /// What tries that failed were charged, with their numbers.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        attempts: Vec<(u32, String)>,
     },
     /// The charge of an undone step was given back.
     Refunded {
         /// The step.
         step: String,
+        /// Which try, when it is what one that failed was charged.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<u32>,
         /// How much.
         amount: String,
         /// Why nothing was given back: the ledger's code.
@@ -226,6 +266,8 @@ impl What {
             What::Alive { .. } => "alive",
             What::StepBegun { .. } => "step_begun",
             What::StepFailed { .. } => "step_failed",
+            What::AttemptCharged { .. } => "attempt_charged",
+            What::StepWorked { .. } => "step_worked",
             What::StepDone { .. } => "step_done",
             What::HoldLost { .. } => "hold_lost",
             What::Undoing { .. } => "undoing",
@@ -248,6 +290,8 @@ impl What {
             What::Alive { step }
             | What::StepBegun { step, .. }
             | What::StepFailed { step, .. }
+            | What::AttemptCharged { step, .. }
+            | What::StepWorked { step, .. }
             | What::StepDone { step, .. }
             | What::UndoBegun { step, .. }
             | What::UndoFailed { step, .. }
@@ -271,6 +315,12 @@ mod tests {
 
     use super::*;
 
+    fn cost() -> Cost {
+        let usage = json!({"tokens": {"input": 3}, "rates": {"input": [[0, 300_000]]}});
+        let amount = "0.10".parse().expect("an amount");
+        Cost { amount, usage: Some(usage), reason: Some("e".to_owned()) }
+    }
+
     fn every_kind() -> Vec<What> {
         let step = || "plan".to_owned();
         vec![
@@ -281,11 +331,19 @@ mod tests {
                 input: json!(null),
                 origin: Origin::New,
             },
-            What::Reserved { amount: "1".to_owned() },
+            What::Reserved { amount: "1".to_owned(), replayed: true },
             What::Taken,
             What::Alive { step: step() },
             What::StepBegun { step: step(), attempt: 1, charge: Charge::Refund },
-            What::StepFailed { step: step(), again: true, error: "e".to_owned() },
+            What::StepFailed { step: step(), again: true, error: "e".to_owned(), cost: Some(cost()) },
+            What::AttemptCharged {
+                step: step(),
+                attempt: 2,
+                charged: "0.1".to_owned(),
+                late: true,
+                problem: Some("e".to_owned()),
+            },
+            What::StepWorked { step: step(), output: json!({"a": 1}), cost: cost() },
             What::StepDone {
                 step: step(),
                 output: json!({"a": 1}),
@@ -300,9 +358,13 @@ mod tests {
             What::StepUndone { step: step(), refund: vec![step()] },
             What::Stuck { step: step(), error: "e".to_owned() },
             What::Resumed { by_hand: true },
-            What::Settled { how: "released".to_owned() },
-            What::ChargeKnown { step: step(), charged: "0".to_owned() },
-            What::Refunded { step: step(), amount: "0.1".to_owned(), code: None },
+            What::Settled { how: "released".to_owned(), charged: Some("1".to_owned()) },
+            What::ChargeKnown {
+                step: step(),
+                charged: "0".to_owned(),
+                attempts: vec![(1, "0.1".to_owned())],
+            },
+            What::Refunded { step: step(), attempt: Some(2), amount: "0.1".to_owned(), code: None },
             What::Ended {
                 ended: Ending::Undone,
                 because: None,

@@ -109,10 +109,23 @@ impl SagaKey {
         derived_id(issuer, "saga.capture", &format!("{self}/{step}"))
     }
 
+    /// The command id of the capture for what the try number `attempt` at `step` cost although it
+    /// failed.
+    #[must_use]
+    pub fn attempt_capture_id(&self, issuer: &Issuer, step: &str, attempt: u32) -> CommandId {
+        derived_id(issuer, "saga.capture", &format!("{self}/{step}/{attempt}"))
+    }
+
     /// The command id of the refund for `step`.
     #[must_use]
     pub fn refund_id(&self, issuer: &Issuer, step: &str) -> CommandId {
         derived_id(issuer, "saga.refund", &format!("{self}/{step}"))
+    }
+
+    /// The command id of the refund for a try at `step` that failed.
+    #[must_use]
+    pub fn attempt_refund_id(&self, issuer: &Issuer, step: &str, attempt: u32) -> CommandId {
+        derived_id(issuer, "saga.refund", &format!("{self}/{step}/{attempt}"))
     }
 
     /// The command id of whatever settles the hold. A capture and a release share it, so the ledger
@@ -120,6 +133,13 @@ impl SagaKey {
     #[must_use]
     pub fn settle_id(&self, issuer: &Issuer) -> CommandId {
         derived_id(issuer, "saga.settle", &self.to_string())
+    }
+
+    /// The command id of the capture of nothing that settles a hold which had expired: what it was
+    /// needed for is over, and no late capture may follow.
+    #[must_use]
+    pub fn close_id(&self, issuer: &Issuer) -> CommandId {
+        derived_id(issuer, "saga.close", &self.to_string())
     }
 
     /// A key for other services that `step` calls: the same on every attempt.
@@ -198,8 +218,12 @@ mod tests {
             key.hold(&issuer),
             key.capture_id(&issuer, "plan"),
             key.capture_id(&issuer, "write"),
+            key.attempt_capture_id(&issuer, "plan", 1),
+            key.attempt_capture_id(&issuer, "plan", 2),
             key.refund_id(&issuer, "plan"),
+            key.attempt_refund_id(&issuer, "plan", 1),
             key.settle_id(&issuer),
+            key.close_id(&issuer),
             key.idempotency_key(&issuer, "plan"),
         ];
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();

@@ -6,14 +6,19 @@
 //! something else (`idempotency_conflict`: a step was captured by a run whose entry was lost, and cost
 //! another amount then), the first is the truth, and it is looked up. Extensions alone have ids of
 //! their own: repeating one does no harm.
+//!
+//! A hold that has expired still takes one late capture. So where a release comes too late for it, a
+//! final capture of nothing takes that place: from then on what was charged is certain.
 
 use std::time::Duration;
 
+use holdfast_client::query::QueryError;
 use holdfast_client::{Client, Request};
 use holdfast_core::{CommandId, HoldId, Issuer, Verb};
 use holdfast_protocol::Outcome;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::amount::Sum;
@@ -31,6 +36,11 @@ const EXTEND_WITHIN: Duration = Duration::from_secs(5);
 const REASON_MAX_CHARS: usize = 800;
 /// The code of a command whose id was used for something else.
 const CONFLICT: &str = "idempotency_conflict";
+/// The code of a command that came after the hold's time.
+const EXPIRED: &str = "hold_expired";
+/// How far the projections may be behind an outcome, and how often to look.
+const PROJECTED_WITHIN: Duration = Duration::from_secs(10);
+const PROJECTED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What became of a capture.
 pub(crate) enum Captured {
@@ -52,8 +62,10 @@ pub(crate) enum Captured {
 pub(crate) enum Extended {
     /// The hold has its time.
     Yes,
-    /// Not now.
+    /// The hold is open, and was not extended.
     NotNow(String),
+    /// The ledger does not say.
+    Unanswered(String),
     /// The hold has ended.
     Ended(String),
 }
@@ -102,10 +114,14 @@ pub(crate) fn ttl(reserve: &Value) -> Duration {
     ttl_ms.map_or(crate::definition::HOLD_TTL, Duration::from_millis)
 }
 
-fn capture_body(hold: HoldId, step: &str, cost: &Cost) -> Value {
-    let reason = match &cost.reason {
-        Some(reason) => format!("saga step {step}: {}", printable(reason)),
+fn capture_body(hold: HoldId, step: &str, attempt: Option<u32>, cost: &Cost) -> Value {
+    let of = match attempt {
+        Some(attempt) => format!("saga step {step}, try {attempt}, which failed"),
         None => format!("saga step {step}"),
+    };
+    let reason = match &cost.reason {
+        Some(reason) => format!("{of}: {}", printable(reason)),
+        None => of,
     };
     let mut body = json!({"hold": hold, "amount": cost.amount.to_string(), "final": false, "reason": reason});
     if let Some(usage) = &cost.usage {
@@ -133,6 +149,13 @@ fn is_ended(code: &str) -> bool {
     matches!(code, "hold_settled" | "hold_released" | "hold_expired" | "hold_not_found")
 }
 
+fn capture_id(saga: &SagaKey, issuer: &Issuer, step: &str, attempt: Option<u32>) -> CommandId {
+    match attempt {
+        Some(attempt) => saga.attempt_capture_id(issuer, step, attempt),
+        None => saga.capture_id(issuer, step),
+    }
+}
+
 impl Money {
     pub(crate) fn new(client: Client, options: &RunnerOptions) -> Self {
         Money {
@@ -154,15 +177,16 @@ impl Money {
         Ok(if outcome.accepted() { Ok(outcome) } else { Err(problem(&outcome)) })
     }
 
-    /// Captures what `step` cost, which is more than nothing.
+    /// Captures what `step`, or a try at it that failed, cost, which is more than nothing.
     pub(crate) async fn capture(
         &self,
         paying: &Paying,
         step: &str,
+        attempt: Option<u32>,
         cost: &Cost,
     ) -> Result<Captured, SagaError> {
-        let id = paying.saga.capture_id(&self.issuer, step);
-        let body = capture_body(paying.hold, step, cost);
+        let id = capture_id(&paying.saga, &self.issuer, step, attempt);
+        let body = capture_body(paying.hold, step, attempt, cost);
         let outcome = self.send_or_first(id, Verb::Capture, &paying.account, &body).await?;
         if !outcome.accepted() {
             return Ok(Captured::Rejected { problem: problem(&outcome) });
@@ -170,11 +194,30 @@ impl Money {
         Ok(Captured::Charged { amount: amount(&outcome), late: outcome.kind == "captured_late" })
     }
 
-    /// What `step` was charged, by whichever run; 0 when it was not.
-    pub(crate) async fn charged(&self, paying: &Paying, step: &str) -> Result<String, SagaError> {
-        let first = self.first(paying.saga.capture_id(&self.issuer, step)).await?;
-        let charged = first.filter(Outcome::accepted).map(|outcome| amount(&outcome));
-        Ok(charged.unwrap_or_else(|| "0".to_owned()))
+    /// What `step`, or a try at it that failed, was charged, by whichever run; none when it was not.
+    pub(crate) async fn charged(
+        &self,
+        paying: &Paying,
+        step: &str,
+        attempt: Option<u32>,
+    ) -> Result<Option<String>, SagaError> {
+        let first = self.first(capture_id(&paying.saga, &self.issuer, step, attempt)).await?;
+        Ok(first.filter(Outcome::accepted).map(|outcome| amount(&outcome)))
+    }
+
+    /// What the hold, which is settled, was charged in all.
+    pub(crate) async fn charged_in_all(&self, paying: &Paying) -> Result<String, SagaError> {
+        let deadline = Instant::now() + PROJECTED_WITHIN;
+        loop {
+            match self.client.hold_state(&paying.account, paying.hold).await {
+                Ok(state) if state.status != "open" => return Ok(state.captured),
+                // The projections are behind.
+                Ok(_) | Err(QueryError::NotFound(_)) if Instant::now() < deadline => {}
+                Ok(_) => return Err(SagaError::Query("it shows a settled hold as open".to_owned())),
+                Err(error) => return Err(SagaError::Query(error.to_string())),
+            }
+            sleep(PROJECTED_AGAIN_AFTER).await;
+        }
     }
 
     /// Settles the hold, and answers how it was settled: an event's kind, or the code of who was first.
@@ -197,7 +240,19 @@ impl Money {
             let detail = outcome.detail.as_deref();
             tracing::error!(saga = %paying.saga, code, detail, "the hold of a saga cannot be settled");
         }
+        if outcome.code.as_deref() == Some(EXPIRED) {
+            self.close(paying).await?;
+        }
         Ok(outcome.code.unwrap_or(outcome.kind))
+    }
+
+    /// Settles a hold that has expired, so that it takes no late capture any more. Whether this or
+    /// another capture was the one that it took is all the same.
+    async fn close(&self, paying: &Paying) -> Result<(), SagaError> {
+        let reason = format!("saga {} undone, after its hold had expired", paying.saga);
+        let body = json!({"hold": paying.hold, "amount": "0", "final": true, "reason": reason});
+        let id = paying.saga.close_id(&self.issuer);
+        self.send_or_first(id, Verb::Capture, &paying.account, &body).await.map(drop)
     }
 
     /// How the saga itself settled its hold, if it did: the kind of the event.
@@ -206,15 +261,20 @@ impl Money {
         Ok(first.filter(Outcome::accepted).map(|outcome| outcome.kind))
     }
 
-    /// Gives back what `step` was charged: how much was given back, and the code when nothing was.
+    /// Gives back what `step`, or a try at it that failed, was charged: how much was given back, and the
+    /// code when nothing was.
     pub(crate) async fn refund(
         &self,
         paying: &Paying,
         step: &str,
+        attempt: Option<u32>,
     ) -> Result<(String, Option<String>), SagaError> {
-        let of = paying.saga.capture_id(&self.issuer, step);
+        let of = capture_id(&paying.saga, &self.issuer, step, attempt);
         let body = json!({"of": of, "reason": format!("saga step {step} undone")});
-        let id = paying.saga.refund_id(&self.issuer, step);
+        let id = match attempt {
+            Some(attempt) => paying.saga.attempt_refund_id(&self.issuer, step, attempt),
+            None => paying.saga.refund_id(&self.issuer, step),
+        };
         let outcome = self.send_or_first(id, Verb::Refund, &paying.account, &body).await?;
         if outcome.accepted() { Ok((amount(&outcome), None)) } else { Ok(("0".to_owned(), outcome.code)) }
     }
@@ -226,7 +286,7 @@ impl Money {
         let within = self.within.min(EXTEND_WITHIN);
         let asked = self.ask(Uuid::now_v7(), Verb::Extend, &paying.account, &body, within, VALID_FOR).await;
         Ok(match asked {
-            Err(SagaError::Ledger(error)) => Extended::NotNow(error.to_string()),
+            Err(SagaError::Ledger(error)) => Extended::Unanswered(error.to_string()),
             Err(error) => return Err(error),
             Ok(outcome) => match &outcome.code {
                 None => Extended::Yes,
@@ -313,8 +373,10 @@ mod tests {
     fn a_reason_that_cannot_be_printed_does_not_spoil_a_capture() {
         let cost =
             Cost { reason: Some("two\nlines".to_owned()), ..Cost::of("0.1".parse().expect("an amount")) };
-        let body = capture_body(HoldId::nil(), "plan", &cost);
+        let body = capture_body(HoldId::nil(), "plan", None, &cost);
         assert_eq!(body["reason"], "saga step plan: two lines");
+        let body = capture_body(HoldId::nil(), "plan", Some(2), &cost);
+        assert_eq!(body["reason"], "saga step plan, try 2, which failed: two lines");
         assert_eq!(body["final"], false);
     }
 
@@ -328,7 +390,7 @@ mod tests {
         let amount = "0.1".parse().expect("an amount");
         let reserve = read(Verb::Reserve, &reserve_body(&key(), &Estimate::new(amount))).expect("a reserve");
         assert_eq!(reserve.hold(), Some(key().hold(&issuer)));
-        let capture = capture_body(key().hold(&issuer), "plan", &Cost::of(amount));
+        let capture = capture_body(key().hold(&issuer), "plan", None, &Cost::of(amount));
         assert_eq!(read(Verb::Capture, &capture).expect("a capture").hold(), reserve.hold());
     }
 }

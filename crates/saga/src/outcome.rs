@@ -35,7 +35,7 @@ pub struct StepOutcome {
     pub undone: bool,
     /// What becomes of its charge when it is undone.
     pub rule: Charge,
-    /// What was charged for it.
+    /// What was charged for it, and for tries at it that failed.
     pub charged: String,
     /// What was given back of that.
     pub refunded: String,
@@ -57,8 +57,8 @@ impl SagaOutcome {
             step: step.name.clone(),
             undone: step.progress == Progress::Undone,
             rule: step.charge,
-            charged: step.charged.clone().unwrap_or_else(|| "0".to_owned()),
-            refunded: step.refunded.clone().unwrap_or_else(|| "0".to_owned()),
+            charged: step.charged_sum().to_string(),
+            refunded: step.refunded_sum().to_string(),
             kept: State::kept(step).to_string(),
         });
         let (charged, refunded) = (state.charged(), state.refunded());

@@ -160,6 +160,19 @@ impl<S: Saga> Runner<S> {
         self.take_over(id).await
     }
 
+    /// What became of the saga `id`; none while it is under way, and when there is no such saga.
+    ///
+    /// # Errors
+    /// [`SagaError::Log`] when the log cannot be read, [`SagaError::Broken`] when it is not whole.
+    pub async fn outcome(&self, id: &str) -> Result<Option<SagaOutcome>, SagaError> {
+        let saga = self.key(id)?;
+        let stored = self.log.read(&saga).await?;
+        if stored.is_empty() {
+            return Ok(None);
+        }
+        Ok(SagaOutcome::of(&saga, &folded(&saga, &stored)?))
+    }
+
     /// What the saga `id` did, line by line; nothing when there is no such saga.
     ///
     /// # Errors
@@ -272,55 +285,77 @@ impl<S: Saga> Runner<S> {
 
     /// Compares the open holds of the ledger with the logs, and drives again every saga of this
     /// definition whose log is missing or has lost its beginning: from its input, if
-    /// [`Saga::recover`] knows it, else it is undone and its hold settled. One after the other, each to
-    /// its end; the answer tells of those alone.
+    /// [`Saga::recover`] knows it, else it is undone and its hold settled. The logs of all are begun
+    /// again before the first is driven; then as many as [`RunnerOptions::parallel_max`] are driven at a
+    /// time, each to its end. The answer tells of those alone; one that fails keeps no other back.
     ///
-    /// A saga's log begins before it reserves, so a hold without a log has lost it.
-    ///
-    /// # Errors
-    /// [`SagaError::Log`] when the logs cannot be read.
-    pub async fn reconcile(&self, open: Vec<OpenSaga>) -> Result<Vec<Reconciled>, SagaError> {
-        let mut reconciled = Vec::new();
+    /// A saga's log begins before it reserves, so a hold without a log has lost it. A hold that is not
+    /// the saga's own, but of another service's saga of the same name, is let alone.
+    pub async fn reconcile(&self, open: Vec<OpenSaga>) -> Vec<Reconciled> {
+        let (mut reconciled, mut begun) = (Vec::new(), Vec::new());
         for hold in open {
-            let Ok(saga) = hold.saga.parse::<SagaKey>() else { continue };
-            if saga.definition() != S::NAME || self.is_driven(&saga) {
-                continue;
-            }
-            let stored = self.log.read(&saga).await?;
-            match fold(stored.iter().map(|stored| &stored.entry)) {
-                Ok(state) => {
-                    if state.ended.is_some() {
-                        tracing::error!(%saga, hold = %hold.hold, "a saga has ended, but its hold is open");
-                    }
-                }
-                Err(broken) => {
-                    tracing::warn!(%saga, %broken, "a saga's log is not whole; driving it again from its hold");
-                    let outcome = self.drive_again(saga.clone(), hold, stored.last()).await;
-                    reconciled.push(Reconciled { saga, outcome });
-                }
+            let Some(saga) = self.saga_of(&hold) else { continue };
+            match self.begin_again(&saga, hold).await {
+                Ok(None) => {}
+                Ok(Some(driving)) => begun.push(driving),
+                Err(error) => reconciled.push(Reconciled { saga, outcome: Err(error) }),
             }
         }
-        Ok(reconciled)
+        let (mut begun, mut drives) = (begun.into_iter(), JoinSet::new());
+        let parallel = self.shared.options.parallel_max.max(1);
+        loop {
+            for (driving, driver) in begun.by_ref().take(parallel - drives.len()) {
+                drives.spawn(async move {
+                    let outcome = Box::pin(driver.drive()).await;
+                    Reconciled { saga: driving.saga.clone(), outcome }
+                });
+            }
+            match drives.join_next().await {
+                Some(Ok(ended)) => reconciled.push(ended),
+                Some(Err(error)) => tracing::error!(%error, "driving a saga again has failed"),
+                None => return reconciled,
+            }
+        }
     }
 
-    async fn drive_again(
+    /// The saga of this definition whose hold it is, if it is one that this process does not drive.
+    fn saga_of(&self, open: &OpenSaga) -> Option<SagaKey> {
+        let saga = open.saga.parse::<SagaKey>().ok()?;
+        let ours = saga.definition() == S::NAME && open.hold == saga.hold(&self.shared.options.issuer);
+        (ours && !self.is_driven(&saga)).then_some(saga)
+    }
+
+    /// Begins the log of a saga again, when it is not whole.
+    async fn begin_again(
         &self,
-        saga: SagaKey,
+        saga: &SagaKey,
         open: OpenSaga,
-        last: Option<&Stored>,
-    ) -> Result<SagaOutcome, SagaError> {
-        let _driving = self.drives(&saga)?;
+    ) -> Result<Option<(Driving, Driver<S>)>, SagaError> {
+        let driving = self.drives(saga)?;
+        let stored = self.log.read(saga).await?;
+        let broken = match fold(stored.iter().map(|stored| &stored.entry)) {
+            Ok(state) => {
+                if state.ended.is_some() {
+                    tracing::error!(%saga, hold = %open.hold, "a saga has ended, but its hold is open");
+                }
+                return Ok(None);
+            }
+            Err(broken) => broken,
+        };
+        tracing::warn!(%saga, %broken, "a saga's log is not whole; driving it again from its hold");
         let recovered = self.shared.saga.recover(saga.id()).await;
         let recovered = recovered.map_err(|failure| SagaError::Log(format!("its input: {failure}")))?;
         let (origin, reserve, input) = match &recovered {
             Some(input) => {
-                let reserve = reserve_body(&saga, &self.shared.saga.estimate(input));
+                let reserve = reserve_body(saga, &self.shared.saga.estimate(input));
                 (Origin::Recovered, reserve, serde_json::to_value(input)?)
             }
             None => (Origin::Lost, Value::Null, Value::Null),
         };
         let started = What::Started { account: open.account, hold: open.hold, reserve, input, origin };
-        self.begin(saga, started, last).await
+        let writer = self.writer(saga, stored.last());
+        let driver = Driver::begin(Arc::clone(&self.shared), saga.clone(), writer, started).await?;
+        Ok(Some((driving, driver)))
     }
 
     async fn start(&self, saga: SagaKey, account: &str, input: &S::Input) -> Result<SagaOutcome, SagaError> {
@@ -331,16 +366,7 @@ impl<S: Saga> Runner<S> {
             input: serde_json::to_value(input)?,
             origin: Origin::New,
         };
-        self.begin(saga, started, None).await
-    }
-
-    async fn begin(
-        &self,
-        saga: SagaKey,
-        started: What,
-        last: Option<&Stored>,
-    ) -> Result<SagaOutcome, SagaError> {
-        let writer = self.writer(&saga, last);
+        let writer = self.writer(&saga, None);
         let driver = Driver::begin(Arc::clone(&self.shared), saga, writer, started).await?;
         // A saga's future holds those of all that a step may do: too much for the stack of a caller.
         Box::pin(driver.drive()).await

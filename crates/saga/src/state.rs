@@ -5,21 +5,25 @@
 //! in the same way, so there is no other code for crashes.
 //!
 //! ```text
-//! reserve ▶ step, step, … ▶ settle (capture of 0) ▶ completed
+//! reserve ▶ step: act, worked, capture, done; step, … ▶ settle (capture of 0) ▶ completed
 //!    │        └─ fails ─▶ undo in reverse ▶ settle (release) ▶ charges looked up, refunded ▶ undone
 //!    │                      └─ keeps failing ▶ stuck ─ resumed by an operator ─▶ undo …
 //!    └─ rejected ▶ refused
 //! ```
 //!
-//! **Correctness.** A try that began and of which nothing was heard again is *lost*: it may have done
-//! its work, and may have been charged. So a step that had one is looked up in the ledger before the
-//! saga says what stays charged. That happens after the release, from when on no capture is accepted
-//! any more from an instance that was taken over without having noticed.
+//! **Correctness.** What work cost, also that of a try that failed, is in the log before it is captured,
+//! and is captured before anything else is done. So nothing is done twice because the ledger gave no
+//! outcome.
 //!
-//! A log may have lost its end in a power failure. Where the hold turns out to be settled by the saga
-//! itself, `settled` is written early: after a capture the saga had been completed, so what is missing
-//! in the log is run again without a hold, under ids that were all used before; after a release it had
-//! been undone, so it is undone again.
+//! A try that began and of which nothing was heard again is *lost*: it may have done its work, and may
+//! have been charged. So a step that had one, and whose charge is not known otherwise, is looked up in
+//! the ledger before the saga says what stays charged. That happens after the settlement, from when on
+//! no capture is accepted any more from an instance that was taken over without having noticed.
+//!
+//! A log may have been lost, or its end in a power failure. Then it is *cut*: all steps are looked up, for
+//! any of them may have been charged by the run that is not in the log. Where the hold turns out to be
+//! settled by the saga itself, `settled` is written early: after a capture the saga had been completed,
+//! and is; after a release it had been undone, so it is undone again.
 
 use std::time::Duration;
 
@@ -27,7 +31,7 @@ use holdfast_core::HoldId;
 use serde_json::Value;
 
 use crate::amount::Sum;
-use crate::definition::{Charge, Outputs};
+use crate::definition::{Charge, Cost, Outputs};
 use crate::entry::{Ending, Entry, Origin, What};
 use crate::key::is_step_name;
 
@@ -38,7 +42,12 @@ pub const STEPS_MAX: usize = 1_000;
 pub const EVERYTHING: &str = "(everything)";
 
 /// How the hold of a saga that was undone is settled.
-pub(crate) const RELEASED: &str = "released";
+const RELEASED: &str = "released";
+
+/// Whether the hold of a saga that was completed is settled like that.
+pub(crate) fn is_captured(how: &str) -> bool {
+    matches!(how, "captured" | "captured_late")
+}
 
 /// How often something is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +74,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The highest number that a try can have.
+    pub(crate) fn tries_max(&self) -> u32 {
+        self.attempts_max.saturating_add(self.interruptions_max)
+    }
+
     fn pause_after(&self, failed: u32) -> Duration {
         match failed.checked_sub(1) {
             None => Duration::ZERO,
@@ -135,9 +149,28 @@ pub struct StepState {
     pub charged: Option<String>,
     /// What was refunded of it, once that was asked for.
     pub refunded: Option<String>,
+    /// Tries that failed and cost something all the same.
+    pub attempts: Vec<AttemptState>,
+    /// What it has done, and what that cost, until it is captured.
+    worked: Option<(Value, Cost)>,
+    /// Whether the ledger was asked what it was charged.
+    looked_up: bool,
     acting: Tries,
     undoing: Tries,
     error: String,
+}
+
+/// A try that failed and cost something all the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptState {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// What it was charged, once that is known.
+    pub charged: Option<String>,
+    /// What was refunded of it, once that was asked for.
+    pub refunded: Option<String>,
+    /// What it cost, where it is to be captured.
+    cost: Option<Cost>,
 }
 
 impl StepState {
@@ -149,28 +182,104 @@ impl StepState {
             output: None,
             charged: None,
             refunded: None,
+            attempts: Vec::new(),
+            worked: None,
+            looked_up: false,
             acting: Tries::default(),
             undoing: Tries::default(),
             error: String::new(),
         }
     }
 
-    /// Whether it may have been charged without its log knowing.
-    fn is_unsure(&self) -> bool {
-        self.charged.is_none() && self.acting.lost() > 0
+    fn fail(&mut self, again: bool, error: &str, cost: Option<&Cost>) {
+        self.acting.fail(again);
+        error.clone_into(&mut self.error);
+        self.worked = None;
+        let attempt = self.acting.begun;
+        self.attempts.extend(cost.map(|cost| AttemptState {
+            attempt,
+            charged: None,
+            refunded: None,
+            cost: Some(cost.clone()),
+        }));
     }
 
-    fn charged_sum(&self) -> Sum {
-        self.charged.as_deref().map_or(Sum::default(), Sum::of)
+    /// `charged` is what is known. Without it nothing was, unless another run of it is `doubtful`.
+    fn done(&mut self, output: &Value, charged: Option<&String>, doubtful: bool) {
+        self.acting.open = false;
+        self.progress = Progress::Done;
+        self.output = Some(self.worked.take().map_or_else(|| output.clone(), |(output, _)| output));
+        let free = || (!doubtful && self.acting.lost() == 0).then(|| "0".to_owned());
+        self.charged = charged.cloned().or_else(free);
     }
 
-    fn refunded_sum(&self) -> Sum {
-        self.refunded.as_deref().map_or(Sum::default(), Sum::of)
+    fn attempt_charged(&mut self, attempt: u32, charged: &str) {
+        let charged = Some(charged.to_owned());
+        match self.attempts.iter_mut().find(|known| known.attempt == attempt) {
+            Some(known) => known.charged = known.charged.take().or(charged),
+            None => self.attempts.push(AttemptState { attempt, charged, refunded: None, cost: None }),
+        }
     }
 
-    fn is_to_be_refunded(&self) -> bool {
-        self.charge == Charge::Refund && self.refunded.is_none() && !self.charged_sum().is_zero()
+    fn know(&mut self, charged: &str, attempts: &[(u32, String)]) {
+        self.looked_up = true;
+        self.charged.get_or_insert_with(|| charged.to_owned());
+        for (attempt, charged) in attempts {
+            self.attempt_charged(*attempt, charged);
+        }
     }
+
+    fn refunded(&mut self, attempt: Option<u32>, amount: &str) {
+        let amount = Some(amount.to_owned());
+        match attempt {
+            None => self.refunded = amount,
+            Some(attempt) => {
+                let known = self.attempts.iter_mut().find(|known| known.attempt == attempt);
+                known.into_iter().for_each(|known| known.refunded.clone_from(&amount));
+            }
+        }
+    }
+
+    /// What is to be captured before anything else is done.
+    fn uncaptured(&self) -> Option<Todo> {
+        let charge = |attempt, cost: &Cost| {
+            let cost = Box::new(cost.clone());
+            Todo::Charge { step: self.name.clone(), attempt, cost }
+        };
+        let mut open = self.attempts.iter().filter(|attempt| attempt.charged.is_none());
+        let attempt = open.find_map(|failed| Some(charge(Some(failed.attempt), failed.cost.as_ref()?)));
+        attempt.or_else(|| self.worked.as_ref().map(|(_, cost)| charge(None, cost)))
+    }
+
+    /// What it was charged, with its tries that failed.
+    pub(crate) fn charged_sum(&self) -> Sum {
+        let attempts = self.attempts.iter().map(|attempt| sum(attempt.charged.as_deref()));
+        attempts.chain([sum(self.charged.as_deref())]).sum()
+    }
+
+    /// What was given back of that.
+    pub(crate) fn refunded_sum(&self) -> Sum {
+        let attempts = self.attempts.iter().map(|attempt| sum(attempt.refunded.as_deref()));
+        attempts.chain([sum(self.refunded.as_deref())]).sum()
+    }
+
+    /// The next of its charges that its rule gives back.
+    fn to_be_refunded(&self) -> Option<Todo> {
+        if self.charge != Charge::Refund {
+            return None;
+        }
+        let owed = |charged: &Option<String>, refunded: &Option<String>| {
+            refunded.is_none() && !sum(charged.as_deref()).is_zero()
+        };
+        let attempt = self.attempts.iter().find(|attempt| owed(&attempt.charged, &attempt.refunded));
+        let attempt = attempt.map(|attempt| Some(attempt.attempt));
+        let due = attempt.or_else(|| owed(&self.charged, &self.refunded).then_some(None))?;
+        Some(Todo::Refund { step: self.name.clone(), attempt: due })
+    }
+}
+
+fn sum(amount: Option<&str>) -> Sum {
+    amount.map_or(Sum::default(), Sum::of)
 }
 
 /// A saga, as far as its log tells.
@@ -188,6 +297,8 @@ pub struct State {
     pub origin: Origin,
     /// Whether the money was promised.
     pub reserved: bool,
+    /// Whether there was perhaps another run, of which this log says nothing.
+    cut: bool,
     /// Its steps, in the order in which they were begun.
     pub steps: Vec<StepState>,
     /// Why it is being undone, if it is.
@@ -196,6 +307,8 @@ pub struct State {
     pub hold_lost: Option<String>,
     /// How its hold was settled, once it was.
     pub settled: Option<String>,
+    /// What its hold was charged in all, where the steps do not say.
+    settled_charged: Option<String>,
     /// The undo that kept failing, and its error, while nobody said to go on.
     pub stuck: Option<(String, String)>,
     /// How and why it ended, once it did.
@@ -229,6 +342,15 @@ pub enum Todo {
         /// How long to wait before.
         pause: Duration,
     },
+    /// Capture what a step cost.
+    Charge {
+        /// The step.
+        step: String,
+        /// Which try, when it is one that failed.
+        attempt: Option<u32>,
+        /// What it cost.
+        cost: Box<Cost>,
+    },
     /// Write that the saga is undone from here on.
     Turn {
         /// Why.
@@ -261,6 +383,8 @@ pub enum Todo {
     Refund {
         /// The step.
         step: String,
+        /// Which try, when it is what one that failed was charged.
+        attempt: Option<u32>,
     },
     /// Write that the saga is over.
     End {
@@ -328,10 +452,12 @@ impl State {
             origin: *origin,
             // A saga that is driven again was found by its hold.
             reserved: *origin != Origin::New,
+            cut: *origin != Origin::New,
             steps: Vec::new(),
             undoing: None,
             hold_lost: None,
             settled: None,
+            settled_charged: None,
             stuck: None,
             ended: None,
         })
@@ -341,22 +467,26 @@ impl State {
     pub fn apply(&mut self, what: &What) {
         match what {
             What::Started { .. } | What::Taken | What::Alive { .. } => {}
-            What::Reserved { .. } => self.reserved = true,
+            What::Reserved { replayed, .. } => {
+                self.reserved = true;
+                self.cut |= *replayed;
+            }
             What::StepBegun { step, charge, .. } => self.begin(step, *charge),
-            What::StepFailed { step, again, error } => self.on(step, |step| {
-                step.acting.fail(*again);
-                step.error.clone_from(error);
+            What::StepFailed { step, again, error, cost } => {
+                self.on(step, |step| step.fail(*again, error, cost.as_ref()));
+            }
+            What::AttemptCharged { step, attempt, charged, late, .. } => {
+                self.on(step, |step| step.attempt_charged(*attempt, charged));
+                self.captured(*late);
+            }
+            What::StepWorked { step, output, cost } => self.on(step, |step| {
+                step.acting.open = false;
+                step.worked = Some((output.clone(), cost.clone()));
             }),
             What::StepDone { step, output, charged, late } => {
-                self.on(step, |step| {
-                    step.acting.open = false;
-                    step.progress = Progress::Done;
-                    step.output = Some(output.clone());
-                    step.charged = Some(charged.clone().unwrap_or_else(|| "0".to_owned()));
-                });
-                if *late {
-                    self.lose_hold("captured_late");
-                }
+                let cut = self.cut;
+                self.on(step, |step| step.done(output, charged.as_ref(), cut));
+                self.captured(*late);
             }
             What::HoldLost { code } => self.lose_hold(code),
             What::Undoing { because } => self.turn(because),
@@ -368,12 +498,12 @@ impl State {
             What::StepUndone { step, refund } => self.undone(step, refund),
             What::Stuck { step, error } => self.stuck = Some((step.clone(), error.clone())),
             What::Resumed { by_hand } => self.resume(*by_hand),
-            What::Settled { how } => self.settled = Some(how.clone()),
-            What::ChargeKnown { step, charged } => {
-                self.on(step, |step| step.charged = Some(charged.clone()));
+            What::Settled { how, charged } => self.settle(how, charged.as_ref()),
+            What::ChargeKnown { step, charged, attempts } => {
+                self.on(step, |step| step.know(charged, attempts));
             }
-            What::Refunded { step, amount, .. } => {
-                self.on(step, |step| step.refunded = Some(amount.clone()));
+            What::Refunded { step, attempt, amount, .. } => {
+                self.on(step, |step| step.refunded(*attempt, amount));
             }
             What::Ended { ended, because, .. } => self.ended = Some((*ended, because.clone())),
         }
@@ -396,9 +526,32 @@ impl State {
         self.hold_lost.get_or_insert_with(|| code.to_owned());
     }
 
+    /// A capture was accepted; `late` when the hold had ended before.
+    fn captured(&mut self, late: bool) {
+        if late {
+            self.lose_hold("captured_late");
+        }
+    }
+
+    fn settle(&mut self, how: &str, charged: Option<&String>) {
+        let due = match self.undoing {
+            Some(_) => self.steps.iter().all(|step| step.progress == Progress::Undone),
+            None => how != RELEASED && self.steps.iter().all(|step| step.progress == Progress::Done),
+        };
+        // The run that settled it had come further than this log says.
+        self.cut |= !due;
+        self.settled = Some(how.to_owned());
+        self.settled_charged = charged.cloned();
+    }
+
+    /// Whether there was perhaps another run, of which this log says nothing.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     fn turn(&mut self, because: &str) {
         self.undoing = Some(because.to_owned());
-        if self.origin != Origin::New {
+        if self.cut {
             // The run whose log was lost may have come further than this one: undone last.
             let everything =
                 StepState { charged: Some("0".to_owned()), ..StepState::begun(EVERYTHING, Charge::Keep) };
@@ -449,6 +602,8 @@ impl State {
             Todo::Wait
         } else if !self.reserved {
             Todo::Reserve
+        } else if let Some(charge) = self.steps.iter().find_map(StepState::uncaptured) {
+            charge
         } else if let Some(because) = &self.undoing {
             self.backward(limits, because)
         } else {
@@ -457,6 +612,9 @@ impl State {
     }
 
     fn forward(&self, limits: &Limits, plan: impl FnOnce(&Outputs) -> Option<Planned>) -> Todo {
+        if self.settled.as_deref().is_some_and(is_captured) {
+            return self.completed(plan);
+        }
         if self.origin == Origin::Lost {
             return Todo::Turn { because: "its log and its input are lost".to_owned() };
         }
@@ -467,6 +625,22 @@ impl State {
             Some(step) => self.again(limits, step),
             None => self.further(plan(&self.outputs())),
         }
+    }
+
+    /// The saga itself has settled its hold by a capture, so all was done: now, or in a run whose log
+    /// was lost.
+    fn completed(&self, plan: impl FnOnce(&Outputs) -> Option<Planned>) -> Todo {
+        if let Some(todo) = self.unsure() {
+            return todo;
+        }
+        let begun = self.steps.iter().any(|step| step.progress == Progress::Begun);
+        let whole = self.origin != Origin::Lost && !begun && plan(&self.outputs()).is_none();
+        let because = match (whole, self.steps.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some("it was completed before; its log is gone".to_owned()),
+            (false, false) => Some("it was completed before; the end of its log is gone".to_owned()),
+        };
+        Todo::End { ending: Ending::Completed, because }
     }
 
     /// A step was begun and is not done.
@@ -491,7 +665,7 @@ impl State {
     fn further(&self, planned: Option<Planned>) -> Todo {
         let Some(Planned { name, charge }) = planned else {
             return match self.settled {
-                Some(_) => Todo::End { ending: Ending::Completed, because: None },
+                Some(_) => self.unsure().unwrap_or(Todo::End { ending: Ending::Completed, because: None }),
                 None => Todo::Settle(Settlement::Capture),
             };
         };
@@ -513,7 +687,7 @@ impl State {
     /// Nothing is run without a promise of the money for it.
     fn without_hold(&self) -> Option<Todo> {
         let code = self.hold_lost.as_deref()?;
-        if self.steps.is_empty() && self.origin == Origin::New {
+        if self.steps.is_empty() && !self.cut {
             return Some(Todo::End { ending: Ending::Refused, because: Some(code.to_owned()) });
         }
         Some(Todo::Turn { because: format!("its hold has ended: {code}") })
@@ -533,18 +707,24 @@ impl State {
         if self.settled.is_none() {
             return Todo::Settle(Settlement::Release);
         }
-        if let Some(step) = self.steps.iter().find(|step| step.is_unsure()) {
-            return Todo::LookUp { step: step.name.clone() };
-        }
-        if let Some(step) = self.steps.iter().find(|step| step.is_to_be_refunded()) {
-            return Todo::Refund { step: step.name.clone() };
-        }
-        Todo::End { ending: Ending::Undone, because: Some(because.to_owned()) }
+        let refund = || self.steps.iter().find_map(StepState::to_be_refunded);
+        let ended = || Todo::End { ending: Ending::Undone, because: Some(because.to_owned()) };
+        self.unsure().or_else(refund).unwrap_or_else(ended)
+    }
+
+    /// The next step that may have been charged without its log knowing.
+    fn unsure(&self) -> Option<Todo> {
+        let unsure = |step: &&StepState| {
+            let in_doubt = self.cut || (step.charged.is_none() && step.acting.lost() > 0);
+            in_doubt && !step.looked_up && step.name != EVERYTHING
+        };
+        self.steps.iter().find(unsure).map(|step| Todo::LookUp { step: step.name.clone() })
     }
 
     /// What was charged in all, before refunds.
     pub(crate) fn charged(&self) -> Sum {
-        self.steps.iter().map(StepState::charged_sum).sum()
+        let steps = || self.steps.iter().map(StepState::charged_sum).sum();
+        self.settled_charged.as_deref().map_or_else(steps, Sum::of)
     }
 
     /// What was given back in all.

@@ -21,7 +21,16 @@ fn started(origin: Origin) -> What {
 }
 
 fn reserved() -> What {
-    What::Reserved { amount: "1".to_owned() }
+    What::Reserved { amount: "1".to_owned(), replayed: false }
+}
+
+/// The reserve of an earlier run.
+fn reserved_before() -> What {
+    What::Reserved { amount: "1".to_owned(), replayed: true }
+}
+
+fn cost(amount: &str) -> Cost {
+    Cost::of(amount.parse().expect("an amount"))
 }
 
 fn begun(step: &str) -> What {
@@ -30,7 +39,20 @@ fn begun(step: &str) -> What {
 }
 
 fn failed(step: &str, again: bool) -> What {
-    What::StepFailed { step: step.to_owned(), again, error: "no".to_owned() }
+    What::StepFailed { step: step.to_owned(), again, error: "no".to_owned(), cost: None }
+}
+
+fn failed_at(step: &str, again: bool, amount: &str) -> What {
+    What::StepFailed { step: step.to_owned(), again, error: "no".to_owned(), cost: Some(cost(amount)) }
+}
+
+fn attempt_charged(step: &str, attempt: u32) -> What {
+    let charged = "0.1".to_owned();
+    What::AttemptCharged { step: step.to_owned(), attempt, charged, late: false, problem: None }
+}
+
+fn worked(step: &str, amount: &str) -> What {
+    What::StepWorked { step: step.to_owned(), output: json!(step), cost: cost(amount) }
 }
 
 fn done(step: &str, charged: Option<&str>) -> What {
@@ -54,12 +76,22 @@ fn undone(step: &str) -> What {
     What::StepUndone { step: step.to_owned(), refund: Vec::new() }
 }
 
+fn abandoned(refund: &[&str]) -> What {
+    let refund = refund.iter().map(|step| (*step).to_owned()).collect();
+    What::StepUndone { step: EVERYTHING.to_owned(), refund }
+}
+
+fn known(step: &str, charged: &str, attempts: &[(u32, &str)]) -> What {
+    let attempts = attempts.iter().map(|(attempt, charged)| (*attempt, (*charged).to_owned())).collect();
+    What::ChargeKnown { step: step.to_owned(), charged: charged.to_owned(), attempts }
+}
+
 fn lost_hold() -> What {
     What::HoldLost { code: "hold_expired".to_owned() }
 }
 
 fn settled(how: &str) -> What {
-    What::Settled { how: how.to_owned() }
+    What::Settled { how: how.to_owned(), charged: None }
 }
 
 fn stuck(step: &str) -> What {
@@ -93,6 +125,10 @@ fn act(step: &str, attempt: u32, pause_ms: u64) -> Todo {
 
 fn undo(step: &str, attempt: u32, pause_ms: u64) -> Todo {
     Todo::Undo { step: step.to_owned(), attempt, pause: Duration::from_millis(pause_ms) }
+}
+
+fn look_up(step: &str) -> Todo {
+    Todo::LookUp { step: step.to_owned() }
 }
 
 fn turn(because: &str) -> Todo {
@@ -152,8 +188,9 @@ fn an_undone_step_is_refunded_when_its_rule_says_so() {
     let steps = [begun("plan"), done("plan", Some("0.2")), begun("write"), done("write", Some("0.1"))];
     let undone =
         || running(steps.clone()).chain([undoing(), undone("write"), undone("plan"), settled("released")]);
-    check(undone(), Todo::Refund { step: "write".to_owned() });
-    let refunded = What::Refunded { step: "write".to_owned(), amount: "0.1".to_owned(), code: None };
+    check(undone(), Todo::Refund { step: "write".to_owned(), attempt: None });
+    let refunded =
+        What::Refunded { step: "write".to_owned(), attempt: None, amount: "0.1".to_owned(), code: None };
     let state = given(undone().chain([refunded]));
     let ended = Todo::End { ending: Ending::Undone, because: Some("write: no".to_owned()) };
     assert_eq!(state.decide(&limits(), plan), ended);
@@ -167,8 +204,12 @@ fn a_step_whose_try_was_lost_may_have_been_charged_and_is_looked_up() {
             .chain([settled("released")])
     };
     check(undone(), Todo::LookUp { step: "write".to_owned() });
-    let known = |charged: &str| What::ChargeKnown { step: "write".to_owned(), charged: charged.to_owned() };
-    check(undone().chain([known("0.1")]), Todo::Refund { step: "write".to_owned() });
+    let known = |charged: &str| What::ChargeKnown {
+        step: "write".to_owned(),
+        charged: charged.to_owned(),
+        attempts: Vec::new(),
+    };
+    check(undone().chain([known("0.1")]), Todo::Refund { step: "write".to_owned(), attempt: None });
     let ended = Todo::End { ending: Ending::Undone, because: Some("write: no".to_owned()) };
     check(undone().chain([known("0")]), ended);
 }
@@ -195,20 +236,151 @@ fn nothing_is_run_without_a_hold() {
 }
 
 #[test]
-fn a_saga_that_was_settled_before_its_log_was_cut_goes_the_same_way_again() {
-    let cut = |how| running([begun("plan"), done("plan", None), settled(how)]);
-    check(cut("captured"), act("write", 1, 0));
-    check(
-        cut("captured").chain([begun("write"), done("write", None)]),
-        Todo::End { ending: Ending::Completed, because: None },
-    );
-    check(cut("released"), turn("it had been undone when its log was cut"));
+fn a_saga_that_was_completed_before_its_log_was_cut_is_complete() {
+    let ended = |because: &str| Todo::End { ending: Ending::Completed, because: Some(because.to_owned()) };
+    let end_gone = "it was completed before; the end of its log is gone";
+    for how in ["captured", "captured_late"] {
+        check(running([begun("plan"), done("plan", None), settled(how)]), ended(end_gone));
+        // Nothing is left of its log, and the caller has started it again.
+        let gone = [started(Origin::New), reserved_before(), settled(how)];
+        check(gone, ended("it was completed before; its log is gone"));
+    }
+    // What the missing run was charged for the step under way is asked for, and the whole is known.
+    let charged = What::Settled { how: "captured".to_owned(), charged: Some("0.4".to_owned()) };
+    let amid = || running([begun("plan"), failed("plan", true), charged.clone()]);
+    check(amid(), look_up("plan"));
+    check(amid().chain([known("plan", "0.3", &[(1, "0.1")])]), ended(end_gone));
+    let state = given(amid().chain([known("plan", "0.3", &[(1, "0.1")])]));
+    assert_eq!((state.charged(), state.steps[0].charged_sum()), (Sum::of("0.4"), Sum::of("0.4")));
     // Here all steps were done; that the hold was gone by then changes nothing.
-    let all = [begun("plan"), done("plan", None), begun("write"), done("write", None)];
-    check(
-        running(all).chain([settled("hold_expired")]),
-        Todo::End { ending: Ending::Completed, because: None },
-    );
+    let all = || running([begun("plan"), done("plan", None), begun("write"), done("write", None)]);
+    for how in ["hold_expired", "captured"] {
+        check(all().chain([settled(how)]), Todo::End { ending: Ending::Completed, because: None });
+    }
+}
+
+#[test]
+fn a_saga_that_was_undone_before_its_log_was_cut_is_undone_again() {
+    let cut = || running([begun("plan"), done("plan", None), settled("released")]);
+    check(cut(), turn("it had been undone when its log was cut"));
+    check(cut().chain([undoing(), undone("plan")]), undo(EVERYTHING, 1, 0));
+    // Any step may have been charged by the run that is missing.
+    let undone = || cut().chain([undoing(), undone("plan"), abandoned(&["write"])]);
+    check(undone(), look_up("plan"));
+    check(undone().chain([known("plan", "0.2", &[])]), look_up("write"));
+}
+
+#[test]
+fn a_capture_without_an_outcome_is_asked_for_again_and_the_work_is_not_done_again() {
+    let charge = Todo::Charge { step: "write".to_owned(), attempt: None, cost: Box::new(cost("0.1")) };
+    let worked = || running([begun("write"), worked("write", "0.1")]);
+    check(worked(), charge.clone());
+    // However often the process goes away meanwhile, and whatever became of the hold.
+    check(worked().chain((0..9).map(|_| What::Taken)), charge.clone());
+    check(worked().chain([lost_hold()]), charge);
+    let captured = What::StepDone {
+        step: "write".to_owned(),
+        output: serde_json::Value::Null,
+        charged: Some("0.1".to_owned()),
+        late: false,
+    };
+    let state = given(worked().chain([captured]));
+    assert_eq!(state.outputs().get("write"), Some(&json!("write")));
+    // Work that the ledger does not let be charged is undone.
+    check(worked().chain([failed("write", false)]), turn("write: no"));
+}
+
+#[test]
+fn what_a_failed_try_cost_is_captured_before_anything_else() {
+    let failed = |step: &str, again| failed_at(step, again, "0.1");
+    let charge = |step: &str, attempt| Todo::Charge {
+        step: step.to_owned(),
+        attempt: Some(attempt),
+        cost: Box::new(cost("0.1")),
+    };
+    let first = || running([begun("plan"), failed("plan", true)]);
+    check(first(), charge("plan", 1));
+    check(first().chain([lost_hold()]), charge("plan", 1));
+    check(first().chain([attempt_charged("plan", 1)]), act("plan", 2, 500));
+    let second = || first().chain([attempt_charged("plan", 1), begun("plan"), failed("plan", true)]);
+    check(second(), charge("plan", 2));
+    check(second().chain([attempt_charged("plan", 2)]), turn("plan: no"));
+    // A late charge has settled the hold.
+    let late = What::AttemptCharged {
+        step: "plan".to_owned(),
+        attempt: 1,
+        charged: "0.1".to_owned(),
+        late: true,
+        problem: None,
+    };
+    check(first().chain([late]), turn("its hold has ended: captured_late"));
+    let done = first().chain([attempt_charged("plan", 1), begun("plan"), done("plan", Some("0.3"))]);
+    assert_eq!(given(done).charged(), Sum::of("0.4"));
+}
+
+#[test]
+fn the_rule_of_a_step_holds_for_its_failed_tries_too() {
+    let failed = |step| [begun(step), failed_at(step, false, "0.1"), attempt_charged(step, 1), undoing()];
+    let kept = running(failed("plan")).chain([undone("plan"), settled("released")]);
+    check(kept, Todo::End { ending: Ending::Undone, because: Some("write: no".to_owned()) });
+
+    let twice = [begun("write"), failed_at("write", true, "0.1"), attempt_charged("write", 1)];
+    let done = [begun("write"), done("write", Some("0.2")), undoing(), undone("write"), settled("released")];
+    let undone = || running(twice.clone()).chain(done.clone());
+    let refund = |attempt| Todo::Refund { step: "write".to_owned(), attempt };
+    let refunded = |attempt, amount: &str| What::Refunded {
+        step: "write".to_owned(),
+        attempt,
+        amount: amount.to_owned(),
+        code: None,
+    };
+    check(undone(), refund(Some(1)));
+    check(undone().chain([refunded(Some(1), "0.1")]), refund(None));
+    let state = given(undone().chain([refunded(Some(1), "0.1"), refunded(None, "0.2")]));
+    assert_eq!((state.charged(), state.refunded()), (Sum::of("0.3"), Sum::of("0.3")));
+    assert!(matches!(state.decide(&limits(), plan), Todo::End { .. }));
+}
+
+#[test]
+fn a_step_that_was_free_after_a_lost_try_may_have_been_charged_before() {
+    let free = || running([begun("plan"), begun("plan"), done("plan", None)]);
+    check(free().chain([undoing(), undone("plan"), settled("released")]), look_up("plan"));
+    let all = || free().chain([begun("write"), done("write", Some("0.1")), settled("captured")]);
+    check(all(), look_up("plan"));
+    let state = given(all().chain([known("plan", "0.2", &[])]));
+    assert_eq!(state.decide(&limits(), plan), Todo::End { ending: Ending::Completed, because: None });
+    assert_eq!(state.charged(), Sum::of("0.3"));
+}
+
+#[test]
+fn after_a_lost_log_every_step_is_looked_up_whatever_became_of_it() {
+    // One that failed, one that was free, and one that is named although it is known.
+    let steps = [begun("plan"), done("plan", None), begun("write"), failed("write", false), undoing()];
+    let ends = [undone("write"), undone("plan"), abandoned(&["write"]), settled("released")];
+    for origin in [Origin::Recovered, Origin::New] {
+        let started = [started(origin), reserved_before()].into_iter();
+        let undone = || started.clone().chain(steps.clone()).chain(ends.clone());
+        check(undone(), look_up("plan"));
+        check(undone().chain([known("plan", "0.2", &[])]), look_up("write"));
+        let known = || undone().chain([known("plan", "0.2", &[]), known("write", "0.1", &[(2, "0.1")])]);
+        let refund = |attempt| Todo::Refund { step: "write".to_owned(), attempt };
+        check(known(), refund(Some(2)));
+        let state = given(known());
+        assert_eq!(state.charged(), Sum::of("0.4"));
+    }
+    // Completed, too, it tells what the lost run was charged.
+    let completed = [begun("plan"), done("plan", None), begun("write"), done("write", None)];
+    let completed = || [started(Origin::Recovered)].into_iter().chain(completed.clone());
+    check(completed(), Todo::Settle(Settlement::Capture));
+    check(completed().chain([settled("captured")]), look_up("plan"));
+}
+
+#[test]
+fn a_saga_that_was_begun_before_without_a_log_is_not_just_refused() {
+    // Money was promised to an earlier run, which may have come far; the hold has expired since.
+    let lost = || [started(Origin::New), reserved_before(), lost_hold()];
+    check(lost(), turn("its hold has ended: hold_expired"));
+    check(lost().into_iter().chain([undoing()]), undo(EVERYTHING, 1, 0));
 }
 
 #[test]
@@ -216,10 +388,9 @@ fn a_saga_whose_log_was_lost_is_run_again_or_undone() {
     check([started(Origin::Recovered)], act("plan", 1, 0));
     let lost = "its log and its input are lost";
     check([started(Origin::Lost)], turn(lost));
-    let abandoned = What::StepUndone { step: EVERYTHING.to_owned(), refund: vec!["write".to_owned()] };
     check([started(Origin::Lost), undoing()], undo(EVERYTHING, 1, 0));
     check(
-        [started(Origin::Lost), undoing(), abandoned, settled("released")],
+        [started(Origin::Lost), undoing(), abandoned(&["write"]), settled("released")],
         Todo::LookUp { step: "write".to_owned() },
     );
     // The run that was lost may have come further, so everything is undone at last.

@@ -65,32 +65,55 @@ fn line(entry: &Entry) -> Line {
 fn detail(what: &What) -> String {
     match what {
         What::Started { account, hold, .. } => format!("account {account}, hold {hold}"),
-        What::Reserved { amount } => amount.clone(),
-        What::StepBegun { attempt, .. } | What::UndoBegun { attempt, .. } => format!("try {attempt}"),
-        What::StepFailed { again, error, .. } | What::UndoFailed { again, error, .. } => {
-            format!("{error}{}", if *again { "" } else { " (no other try)" })
+        What::Reserved { amount, replayed } => {
+            format!("{amount}{}", if *replayed { ", as before" } else { "" })
         }
+        What::StepBegun { attempt, .. } | What::UndoBegun { attempt, .. } => format!("try {attempt}"),
+        What::StepFailed { again, error, cost, .. } => {
+            let cost = cost.as_ref().map_or_else(String::new, |cost| format!("; it cost {}", cost.amount));
+            format!("{}{cost}", failed(*again, error))
+        }
+        What::UndoFailed { again, error, .. } => failed(*again, error),
+        What::AttemptCharged { attempt, charged, late, problem, .. } => {
+            let problem = problem.as_ref().map_or_else(String::new, |problem| format!(" ({problem})"));
+            format!("try {attempt}: {}{problem}", charged_as(charged, *late))
+        }
+        What::StepWorked { cost, .. } => format!("it cost {}", cost.amount),
         What::StepDone { charged, late, .. } => {
-            let late = if *late { ", after the hold had ended" } else { "" };
-            charged.as_ref().map_or_else(String::new, |charged| format!("charged {charged}{late}"))
+            charged.as_ref().map_or_else(String::new, |charged| charged_as(charged, *late))
         }
         What::HoldLost { code } => code.clone(),
         What::Undoing { because } => because.clone(),
         What::StepUndone { refund, .. } if !refund.is_empty() => format!("refunds {}", refund.join(", ")),
         What::Stuck { error, .. } => error.clone(),
         What::Resumed { by_hand } => (if *by_hand { "done by hand" } else { "" }).to_owned(),
-        What::Settled { how } => how.clone(),
-        What::ChargeKnown { charged, .. } => format!("charged {charged}"),
-        What::Refunded { amount, code, .. } => match code {
-            Some(code) => format!("{amount} ({code})"),
-            None => amount.clone(),
+        What::Settled { how, charged } => match charged {
+            Some(charged) => format!("{how}, charged {charged}"),
+            None => how.clone(),
         },
+        What::ChargeKnown { charged, attempts, .. } => {
+            let attempts = attempts.iter().map(|(attempt, charged)| format!(", {charged} for try {attempt}"));
+            format!("charged {charged}{}", attempts.collect::<String>())
+        }
+        What::Refunded { attempt, amount, code, .. } => {
+            let attempt = attempt.map_or_else(String::new, |attempt| format!(" of try {attempt}"));
+            let code = code.as_ref().map_or_else(String::new, |code| format!(" ({code})"));
+            format!("{amount}{attempt}{code}")
+        }
         What::Ended { ended, because, charged, refunded } => {
             let because = because.as_ref().map_or_else(String::new, |because| format!(" ({because})"));
             format!("{}{because}; charged {charged}, refunded {refunded}", ended.as_str())
         }
         What::Taken | What::Alive { .. } | What::StepUndone { .. } => String::new(),
     }
+}
+
+fn failed(again: bool, error: &str) -> String {
+    format!("{error}{}", if again { "" } else { " (no other try)" })
+}
+
+fn charged_as(charged: &str, late: bool) -> String {
+    format!("charged {charged}{}", if late { ", after the hold had ended" } else { "" })
 }
 
 /// The sagas of a log, by name.
@@ -137,7 +160,7 @@ mod tests {
             },
             What::StepBegun { step: "plan".to_owned(), attempt: 1, charge: Charge::Keep },
             What::Alive { step: "plan".to_owned() },
-            What::StepFailed { step: "plan".to_owned(), again: false, error: "no".to_owned() },
+            What::StepFailed { step: "plan".to_owned(), again: false, error: "no".to_owned(), cost: None },
         ];
         (1..).zip(whats).map(|(n, what)| Entry { n, at: n, by: "test#1".to_owned(), what }).collect()
     }

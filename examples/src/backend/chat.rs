@@ -2,7 +2,8 @@
 //!
 //! **Correctness.** The hold decides what is charged, by how the call went; this file only says how it
 //! went. Who leaves in the middle has what came charged, or the whole answer where the call's policy is
-//! to read on.
+//! to read on. From when the call is announced it is a task of its own, which nobody's leaving ends:
+//! who leaves before the first byte pays for it.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use holdfast_calls::{Call, End, Hold, HoldError, OnAbort, SettleError, Settled};
 use holdfast_core::Trace;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::model::{ModelError, Piece, Pieces};
 use super::{Backend, Halt};
@@ -63,7 +64,7 @@ pub(super) async fn chat(
         trace: trace(&headers),
         ..Call::new(user, &model, prompt_tokens(&messages), ask.max_tokens.unwrap_or(OUTPUT_DEFAULT))
     };
-    let mut hold = backend.calls.hold(call).await.map_err(refused)?;
+    let hold = backend.calls.hold(call).await.map_err(refused)?;
     backend.halted_at(Halt::Held).await;
     let request = ChatRequest {
         model,
@@ -73,11 +74,33 @@ pub(super) async fn chat(
         max_tokens: Some(hold.max_output_tokens()),
         max_completion_tokens: None,
     };
-    hold.dispatched().await.map_err(|error| Problem::internal("the journal", error))?;
+    let (head, begun) = oneshot::channel();
+    tokio::spawn(call_model(backend, hold, request, head));
+    begun.await.unwrap_or_else(|_| Err(Problem::internal("the call", "its task has ended")))
+}
+
+/// Makes the call, and settles its hold, whoever still listens. `head` is told how the answer begins.
+async fn call_model(
+    backend: Arc<Backend>,
+    mut hold: Hold,
+    request: ChatRequest,
+    head: oneshot::Sender<Result<Response, Problem>>,
+) {
+    // Whether anybody hears of it makes no difference to what is charged.
+    if let Err(error) = hold.dispatched().await {
+        let _ = head.send(Err(Problem::internal("the journal", error)));
+        return;
+    }
     backend.halted_at(Halt::Dispatched).await;
     match backend.model.stream(&request).await {
-        Ok(pieces) => Ok(streamed(backend, hold, pieces)),
-        Err(error) => Err(failed(hold, error).await),
+        Ok(pieces) => {
+            let (events, told) = mpsc::channel::<Bytes>(PIECES_MAX);
+            let _ = head.send(Ok(streamed(told)));
+            forward(backend, hold, pieces, events).await;
+        }
+        Err(error) => {
+            let _ = head.send(Err(failed(hold, error).await));
+        }
     }
 }
 
@@ -103,9 +126,7 @@ async fn failed(hold: Hold, error: ModelError) -> Problem {
     Problem::new(status, "provider_error", detail)
 }
 
-fn streamed(backend: Arc<Backend>, hold: Hold, pieces: Pieces) -> Response {
-    let (events, told) = mpsc::channel::<Bytes>(PIECES_MAX);
-    tokio::spawn(forward(backend, hold, pieces, events));
+fn streamed(told: mpsc::Receiver<Bytes>) -> Response {
     let stream = futures_util::stream::unfold(told, |mut told| async move {
         Some((Ok::<_, std::io::Error>(told.recv().await?), told))
     });

@@ -44,7 +44,8 @@ pub enum ModelError {
     /// The request never reached the provider.
     #[error("the provider cannot be reached: {0}")]
     NotSent(String),
-    /// The provider turned the request away; it is not billed.
+    /// The provider turned the request away; it is not billed. The statuses 408 and 504 are not among
+    /// these: they say only that somebody waited too long.
     #[error("the provider answered {status}: {detail}")]
     Refused {
         /// The status.
@@ -109,7 +110,7 @@ impl Model {
         let body = timeout(self.within, Limited::new(answer.into_body(), ERROR_MAX_BYTES).collect()).await;
         let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
         let detail = String::from_utf8_lossy(&body).chars().take(SHOWN_CHARS).collect();
-        Err(ModelError::Refused { status, detail, retry_after })
+        Err(not_answered(status, detail, retry_after))
     }
 
     fn request(&self, request: &ChatRequest) -> Result<Request<Full<Bytes>>, String> {
@@ -122,6 +123,14 @@ impl Model {
             sent = sent.header(header::AUTHORIZATION, value);
         }
         sent.body(Full::from(body)).map_err(|error| error.to_string())
+    }
+}
+
+/// What a status that is no success says of the provider's work.
+fn not_answered(status: u16, detail: String, retry_after: Option<Duration>) -> ModelError {
+    match status {
+        408 | 504 => ModelError::NoAnswer(format!("{status}: {detail}")),
+        _ => ModelError::Refused { status, detail, retry_after },
     }
 }
 
@@ -198,6 +207,14 @@ fn piece(data: &str) -> Result<Option<Piece>, Broken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_that_says_that_somebody_waited_too_long_leaves_open_whether_the_provider_worked() {
+        for (status, unknown) in [(408, true), (504, true), (429, false), (500, false), (502, false)] {
+            let error = not_answered(status, "late".to_owned(), None);
+            assert_eq!(matches!(error, ModelError::NoAnswer(_)), unknown, "{status}");
+        }
+    }
 
     #[test]
     fn chunks_become_pieces() {

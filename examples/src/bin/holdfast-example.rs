@@ -119,6 +119,9 @@ struct BackendArgs {
     /// The vector service.
     #[arg(long, value_name = "URL")]
     vectors: String,
+    /// How long a saga may be silent before another instance drives it on, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", hide = true)]
+    saga_lease: u64,
     /// For tests of crashes: stop there and wait to be killed.
     #[arg(long, hide = true)]
     halt: Option<HaltAt>,
@@ -241,7 +244,8 @@ async fn backend_service(args: &BackendArgs) -> Result<Backend> {
         vectors: VectorsClient::new(http, &args.vectors, token),
         orders: backend::orders(data).with_context(|| at(data))?,
     };
-    let runner = RunnerOptions::new(client.issuer().clone());
+    let mut runner = RunnerOptions::new(client.issuer().clone());
+    runner.lease = Duration::from_secs(args.saga_lease);
     Ok(Backend {
         calls: Calls::open(options).await?,
         wikis: Runner::new(client.clone(), job.clone(), runner).await?,

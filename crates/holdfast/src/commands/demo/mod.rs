@@ -114,7 +114,7 @@ impl Dev {
              \x20 holdfast costs --by user\n\
              \x20 holdfast verify --prices\n\
              and the sagas, which are in the backend's own NATS account:\n\
-             \x20 NATS_URL='{}' holdfast saga show wiki/ann.bees\n\
+             \x20 NATS_URL='{}' holdfast saga list\n\
              HTTP, with X-INTERNAL-TOKEN: {}/docs",
             self.stack.postgres.url(super::dev::DATABASE),
             self.stack.nats.url("backend"),
