@@ -53,6 +53,8 @@ pub struct BackendSettings {
     pub hold_ttl: Duration,
     /// How often a step of a wiki is tried.
     pub tries: u32,
+    /// How long a saga may be silent before another instance drives it on.
+    pub saga_lease: Duration,
     /// Another provider than the town's own.
     pub provider: Option<String>,
     /// The name of its journal below the town's folder; one process at a time.
@@ -133,27 +135,13 @@ impl Town {
     /// # Errors
     /// [`StartError`].
     pub async fn backend(&self, client: Client, settings: BackendSettings) -> Result<String, StartError> {
-        let lease = RunnerOptions::new(client.issuer().clone()).lease;
-        self.backend_with_lease(client, settings, lease).await
-    }
-
-    /// The same, whose sagas another instance may drive on after this much silence.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub async fn backend_with_lease(
-        &self,
-        client: Client,
-        settings: BackendSettings,
-        saga_lease: Duration,
-    ) -> Result<String, StartError> {
         let mut options = Options::new(client.clone(), self.data.join(&settings.journal));
         options.ttl = settings.hold_ttl;
         let job = self.job(settings.provider_within)?;
         let provider = settings.provider.as_deref().unwrap_or(&self.provider_url);
         let mut runner = RunnerOptions::new(client.issuer().clone());
         runner.limits.attempts_max = settings.tries;
-        runner.lease = saga_lease;
+        runner.lease = settings.saga_lease;
         let backend = Backend {
             calls: Calls::open(options).await?,
             model: Model::new(provider, None, settings.provider_within),

@@ -59,6 +59,7 @@ impl Shop {
             provider_within: PROVIDER_WITHIN,
             hold_ttl: ttl,
             tries: 5,
+            saga_lease: Duration::from_secs(60),
             provider: provider.map(str::to_owned),
             journal: format!("calls-{}.sqlite", Uuid::new_v4().simple()),
         };

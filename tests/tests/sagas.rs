@@ -660,3 +660,53 @@ async fn who_leaves_before_the_first_byte_of_a_chat_pays_for_it() -> Result<()> 
     assert_eq!(town.shop_balance("ann").await?.1, 0);
     Ok(())
 }
+
+/// What an operator does about a saga that is stuck, with the program: look, mend, resume.
+#[tokio::test]
+async fn a_stuck_saga_is_listed_shown_and_resumed_by_command() -> Result<()> {
+    let town = Town::new(1).await?;
+    let attempts = holdfast_saga::Limits::default().attempts_max;
+    let faults = Faults::new(vec![
+        holdfast_saga::Fault::FailStep {
+            step: "index".to_owned(),
+            moment: holdfast_saga::Moment::After,
+            again: false,
+        },
+        holdfast_saga::Fault::FailUndo { step: "snapshot".to_owned(), times: attempts },
+    ]);
+    let world = town.world(faults).await.map_err(|error| anyhow!(error))?;
+    let outcome = world.runner.run(&world.id, &world.account, &world.input).await?;
+    assert_eq!(outcome.ended, Ending::Stuck);
+    let (saga, nats) = (outcome.saga.to_string(), town.tenant.nats_url("backend"));
+    let command = async |arguments: &[&str]| -> Result<(bool, Value)> {
+        let all = [&["--output", "json", "saga"], arguments, &["--nats-url", nats]].concat();
+        let output = run(&town.tenant, &all).await?;
+        Ok((output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default()))
+    };
+    let (_, listed) = command(&["list", "--definition", "wiki"]).await?;
+    assert_eq!(
+        (&listed[0]["saga"], &listed[0]["status"]),
+        (&saga.as_str().into(), &"stuck".into()),
+        "{listed}"
+    );
+    let (_, shown) = command(&["show", &saga]).await?;
+    let last = shown.as_array().and_then(|lines| lines.last()).context("lines")?;
+    assert_eq!((&last["entry"], &last["step"]), (&"stuck".into(), &"snapshot".into()), "{shown}");
+    assert_eq!(command(&["show", "wiki/nobody"]).await?, (false, Value::Null));
+
+    assert!(command(&["resume", &saga]).await?.0);
+    assert!(!command(&["resume", &saga]).await?.0, "only what is stuck can be resumed");
+    // An instance notices it, and drives it to its end.
+    let outcome = wait::until("the saga is undone", SOON, async || {
+        let served = tokio::time::timeout(std::time::Duration::from_millis(200), world.runner.serve());
+        let _ = served.await;
+        world.runner.outcome(&world.id).await.ok().flatten().filter(|outcome| outcome.ended == Ending::Undone)
+    });
+    let outcome = outcome.await?;
+    town.must_be_as_the_rules_say(&world.account, &outcome).await?;
+    // Who has no sagas is told so, and gets no stream by asking.
+    let other = run(&town.tenant, &["saga", "list", "--nats-url", town.tenant.nats_url("operator")]).await?;
+    assert!(!other.status.success());
+    assert!(jetstream(&town.tenant, "operator").await?.get_stream(holdfast_saga::STREAM).await.is_err());
+    Ok(())
+}

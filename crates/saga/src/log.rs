@@ -92,6 +92,17 @@ impl SagaLog {
         Ok(log)
     }
 
+    /// The same for who only looks: a stream that is missing is an error, and is not made.
+    ///
+    /// # Errors
+    /// [`SagaError::Log`] when there is no such stream in the account of this connection.
+    pub async fn existing(nats: async_nats::Client) -> Result<Self, SagaError> {
+        let mut jetstream = jetstream::new(nats);
+        jetstream.set_timeout(REQUEST_WITHIN);
+        jetstream.get_stream(STREAM).await.map_err(SagaError::log)?;
+        Ok(SagaLog { jetstream })
+    }
+
     /// Makes the stream if it is missing; answers when it was made, in Unix microseconds, which tells it
     /// from another of the same name.
     pub(crate) async fn ensure(&self) -> Result<i64, SagaError> {

@@ -1,6 +1,6 @@
 //! `saga`: looking at the sagas of a service, and letting one that is stuck go on.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use async_nats::ConnectOptions;
 use clap::{Args, Subcommand};
 use holdfast_saga::timeline::{lines, summaries};
@@ -67,7 +67,7 @@ async fn log(args: &ServiceArgs) -> Result<SagaLog> {
     let Some(url) = &args.nats_url else { bail!("NATS_URL or --nats-url must be set") };
     let nats = holdfast_client::nats::connect(url, "holdfast saga", ConnectOptions::new()).await;
     let nats = nats.map_err(holdfast_client::ClientError::Connect)?;
-    Ok(SagaLog::open(nats).await?)
+    SagaLog::existing(nats).await.context("is this the user of a service that has sagas?")
 }
 
 async fn list(args: ListArgs, output: Output) -> Result<Exit> {

@@ -44,6 +44,8 @@ const AT_ONCE: usize = 8;
 /// The accounts that chat, each with this much.
 const USERS: [&str; 6] = ["ann", "bob", "cleo", "dan", "eve", "finn"];
 const FUNDS: &str = "1.5";
+/// How long a wiki may be silent before it counts as left.
+const SAGA_LEASE: Duration = Duration::from_secs(60);
 /// How long to wait for the ledger.
 const LEDGER_WITHIN: Duration = Duration::from_secs(10);
 /// How long the last holds may take to expire.
@@ -135,6 +137,7 @@ async fn play(
         provider_within: PROVIDER_WITHIN,
         hold_ttl: HOLD_TTL,
         tries: 2,
+        saga_lease: SAGA_LEASE,
         provider: None,
         journal: "calls.sqlite".to_owned(),
     };
@@ -164,6 +167,7 @@ async fn play(
         ends.push(end);
     }
     wiki::play(town, &backend, USERS[0], output).await?;
+    wiki::show_timeline(client, output).await?;
     Ok(ends)
 }
 

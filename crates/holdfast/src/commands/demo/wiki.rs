@@ -1,9 +1,12 @@
 //! The wikis: one that is written, one that fails half way and is undone, one that is too dear.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use holdfast_client::Client;
 use holdfast_examples::clients::BackendClient;
 use holdfast_examples::provider::{Act, Script};
 use holdfast_examples::town::Town;
+use holdfast_saga::SagaLog;
+use holdfast_saga::timeline::{lines, summaries};
 use serde_json::{Value, json};
 
 use crate::output::{self, Output};
@@ -55,4 +58,19 @@ fn line(project: &str, outcome: &Value, (files, documents, snapshots): (usize, u
         text("refunded"),
         text("kept"),
     )
+}
+
+/// What the wiki that failed has been through, as `holdfast saga show` shows it.
+pub(super) async fn show_timeline(client: &Client, output: Output) -> Result<()> {
+    let log = SagaLog::existing(client.nats().clone()).await?;
+    let undone =
+        summaries(log.read_all(Some("wiki")).await?).into_iter().find(|saga| saga.status == "undone");
+    let saga = undone.context("a wiki was undone")?.saga;
+    let stored = log.read(&saga).await?;
+    let mut table = output::table(&["n", "entry", "step", "detail"]);
+    for line in lines(stored.iter().map(|stored| &stored.entry)) {
+        let step = line.step.unwrap_or_default();
+        table.add_row([line.n.to_string(), line.entry.to_owned(), step, line.detail]);
+    }
+    output::narrate(output, &format!("\nsaga {saga}\n{table}"))
 }
