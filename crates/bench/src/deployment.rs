@@ -70,6 +70,13 @@ impl Deployment {
         self.stack.postgres.local_url(DATABASE)
     }
 
+    /// A database that has run for a while has files of its write-ahead log to use again. One that has not
+    /// fills each new one with zeros first, and whoever commits waits for that.
+    pub(crate) async fn recycle(&self) -> Result<()> {
+        sqlx::query("CHECKPOINT").execute(&mut self.connection().await?).await?;
+        Ok(())
+    }
+
     pub(crate) async fn connection(&self) -> Result<PgConnection> {
         Ok(connect(&self.database_url(), Role::Login).await?)
     }

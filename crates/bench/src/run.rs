@@ -106,7 +106,7 @@ impl<P: FnMut(&str)> Run<P> {
         }
         if self.wants(&[Latency]) {
             self.begin(Latency);
-            self.recycle().await?;
+            self.deployment.recycle().await?;
             let rate = self.report.figures.get(&Bus).and_then(|bus| bus.number("commands_per_second"));
             let bus = self.bus.as_mut().context("opened")?;
             let figures =
@@ -198,16 +198,9 @@ impl<P: FnMut(&str)> Run<P> {
         Ok(())
     }
 
-    /// A database that has run for a while has files of its write-ahead log to use again. One that has not
-    /// fills each new one with zeros first, and whoever commits waits for that.
-    async fn recycle(&self) -> Result<()> {
-        sqlx::query("CHECKPOINT").execute(&mut self.deployment.connection().await?).await?;
-        Ok(())
-    }
-
     /// Commands through the bus until projector and relay have caught up.
     async fn load(&mut self, pick: &Pick, commands: usize, random_ids: bool) -> Result<Figures> {
-        self.recycle().await?;
+        self.deployment.recycle().await?;
         let bus = self.bus.as_mut().context("opened")?;
         let processes = self.deployment.processes();
         let mut observer = self.deployment.connection().await?;
@@ -230,7 +223,7 @@ impl<P: FnMut(&str)> Run<P> {
 
     async fn bulk(&mut self) -> Result<()> {
         self.begin(Measure::Bulk);
-        self.recycle().await?;
+        self.deployment.recycle().await?;
         let (size, processes) = (self.options.size, self.deployment.processes());
         let bus = self.bus.as_mut().context("opened")?;
         let mut observer = self.deployment.connection().await?;

@@ -44,7 +44,7 @@ pub enum ModelError {
     /// The request never reached the provider.
     #[error("the provider cannot be reached: {0}")]
     NotSent(String),
-    /// The provider turned the request away; it is not billed. The statuses 408 and 504 are not among
+    /// The provider turned the request away; it is not billed. Those of gateways that waited too long are not among
     /// these: they say only that somebody waited too long.
     #[error("the provider answered {status}: {detail}")]
     Refused {
@@ -58,6 +58,13 @@ pub enum ModelError {
     /// No answer came. The provider may have worked all the same.
     #[error("the provider did not answer: {0}")]
     NoAnswer(String),
+}
+
+/// Whether a status only says that somebody in between gave up waiting: the provider may have worked.
+/// 499 is nginx's for a caller who left, 522 and 524 are Cloudflare's.
+#[must_use]
+pub fn is_unsure(status: u16) -> bool {
+    matches!(status, 408 | 499 | 504 | 522 | 524)
 }
 
 /// A piece of an answer.
@@ -129,7 +136,7 @@ impl Model {
 /// What a status that is no success says of the provider's work.
 fn not_answered(status: u16, detail: String, retry_after: Option<Duration>) -> ModelError {
     match status {
-        408 | 504 => ModelError::NoAnswer(format!("{status}: {detail}")),
+        status if is_unsure(status) => ModelError::NoAnswer(format!("{status}: {detail}")),
         _ => ModelError::Refused { status, detail, retry_after },
     }
 }
@@ -210,7 +217,16 @@ mod tests {
 
     #[test]
     fn a_status_that_says_that_somebody_waited_too_long_leaves_open_whether_the_provider_worked() {
-        for (status, unknown) in [(408, true), (504, true), (429, false), (500, false), (502, false)] {
+        for (status, unknown) in [
+            (408, true),
+            (499, true),
+            (504, true),
+            (522, true),
+            (524, true),
+            (429, false),
+            (500, false),
+            (502, false),
+        ] {
             let error = not_answered(status, "late".to_owned(), None);
             assert_eq!(matches!(error, ModelError::NoAnswer(_)), unknown, "{status}");
         }

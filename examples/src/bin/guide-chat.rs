@@ -46,7 +46,7 @@ async fn chat(calls: &Calls, account: &str, prompt: &str) -> Result<()> {
         Ok(pieces) => read(&mut hold, pieces).await?,
         // These two release the hold. The third keeps it, since the provider may have worked.
         Err(ModelError::NotSent(_)) => End::NotDispatched,
-        Err(ModelError::Refused { status, .. }) if !matches!(status, 408 | 504) => End::ProviderError,
+        Err(ModelError::Refused { .. }) => End::ProviderError,
         Err(_) => End::Unknown,
     };
     match hold.settle(end).await? {
