@@ -200,16 +200,32 @@ async def test_more_than_was_held_is_drawn(ledger: Ledger, account: str) -> None
 
 
 async def test_what_the_ledger_rejects_at_the_end_is_raised(ledger: Ledger, account: str) -> None:
-    with pytest.raises(errors.ExceedsHold):
-        async with ledger.hold(account, model=MODEL, input_tokens=10, overage="reject") as hold:
+    with pytest.raises(errors.HoldReleased):
+        async with ledger.hold(account, model=MODEL, input_tokens=10, late="reject") as hold:
             await hold.dispatched()
-            hold.observe({"input": 1000})
+            hold.observe({"input": 10})
+            await ledger.release(account, hold=hold.id)
     with pytest.raises(ValueError, match="theirs") as theirs:
-        async with ledger.hold(account, model=MODEL, input_tokens=10, overage="reject") as hold:
+        async with ledger.hold(account, model=MODEL, input_tokens=10, late="reject") as hold:
             await hold.dispatched()
-            hold.observe({"input": 1000})
+            hold.observe({"input": 10})
+            await ledger.release(account, hold=hold.id)
             raise ValueError("theirs")
-    assert "exceeds_hold" in theirs.value.__notes__[0]
+    assert "hold_released" in theirs.value.__notes__[0]
+
+
+async def test_what_is_held_is_captured_where_more_is_rejected(
+    ledger: Ledger, account: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ledger.hold(account, model=MODEL, input_tokens=10, overage="reject") as hold:
+        await hold.dispatched()
+        hold.observe({"input": 1000})
+    assert isinstance(hold.outcome, Captured)
+    assert hold.outcome.amount == hold.reserved.amount
+    assert "more than is held" in caplog.text
+    row = await ledger._core.journal.row(hold.id)
+    assert row is not None
+    assert (row.state, row.settle_id) == ("ended", str(hold.outcome.id))
 
 
 async def test_what_is_affordable_is_told_and_may_be_taken(ledger: Ledger, account: str) -> None:

@@ -20,7 +20,8 @@ DRAINED = Call(True, True, abandoned=True)
 
 
 def meter(usage: Usage | None = None, text: int = 0, **more: Any) -> Meter:
-    found = Meter({"input": 1000, "output": 500}, RATES, text_bytes=text, **more)
+    found = Meter({"input": 1000, "output": 500}, RATES, **more)
+    found.run.text_bytes = text
     if usage is not None:
         found.observe(usage)
     return found
@@ -127,6 +128,14 @@ class Answered(Exception):
         (Answered(response=Answered(status_code=400)), Failure.PROVIDER_ERROR),
         (Answered(status_code=504), Failure.UNKNOWN),
         (Answered(status_code=408), Failure.UNKNOWN),
+        (Answered(status_code=499), Failure.UNKNOWN),
+        (Answered(status_code=522), Failure.UNKNOWN),
+        (Answered(status_code=524), Failure.UNKNOWN),
+        (Answered(status_code=600), Failure.UNKNOWN),
+        (Answered(code=1013), Failure.UNKNOWN),
+        (Answered(status_code=True), Failure.UNKNOWN),
+        (Answered(code=14, response=Answered(status_code=429)), Failure.PROVIDER_ERROR),
+        (ProviderError("gateway", 504), Failure.UNKNOWN),
         (Answered(status_code=200), Failure.UNKNOWN),
         (Answered(code="rate_limit"), Failure.UNKNOWN),
         (TimeoutError(), Failure.UNKNOWN),

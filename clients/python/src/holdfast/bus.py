@@ -41,6 +41,8 @@ PING_S = 10
 ACK_S = 2.0
 CLAIM_MS = 24 * 3_600_000
 """How long a command that its caller can repeat by a key of its own is worth deciding for."""
+RESERVE_MS = 60_000
+"""A reserve is worth deciding for as long at least, as clocks differ; one that comes late is released."""
 Json = dict[str, Any]
 
 
@@ -72,7 +74,11 @@ class Bus:
             self._nats = await asyncio.wait_for(_connect(url, self._complain), CONNECT_S)
             subject = f"ledger.rsp.{self.issuer}.{self.instance}.*"
             await self._nats.subscribe(subject, cb=self._take)
-        except (OSError, nats.errors.Error, TimeoutError) as error:
+        except BaseException as error:
+            if hasattr(self, "_nats"):
+                await self._nats.close()
+            if not isinstance(error, OSError | nats.errors.Error | TimeoutError):
+                raise
             raise Unavailable(f"cannot connect to NATS: {error!r} {self._complaint}".rstrip()) from error
 
     async def close(self) -> None:
@@ -102,6 +108,8 @@ class Bus:
         retry = retry or self.retry
         now = now_ms()
         life_ms = CLAIM_MS if claim else int(retry.patience_s * 1000)
+        if verb == "reserve":
+            life_ms = max(life_ms, RESERVE_MS)
         signed = Command(
             command, self.issuer, self.audience, verb, account, self.instance, now, now + life_ms, body
         )

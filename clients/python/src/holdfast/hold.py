@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, cast
@@ -35,6 +37,7 @@ from .options import HoldOptions
 from .outcomes import Captured, Outcome, Released, Reserved, outcome_of
 from .outcomes import read as read_outcome
 from .pricing import Quote, price_units, priced
+from .retry import Retry
 from .settlement import Capture, Ending, Keep, Release, decide
 from .sizing import Percentile, sized
 from .stream import Stream
@@ -44,6 +47,10 @@ from .watch import Watch
 
 log = logging.getLogger("holdfast")
 
+LIFE_MAX_S = 24 * 3_600.0 - 30.0
+"""The longest life of a hold, less a margin: the ledger counts it by its own clock."""
+EXTEND_S = 5.0
+"""How long an extension waits for its outcome at most."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -69,6 +76,7 @@ class Hold:
         self._watch: Watch
         self._unsure: Capture | None = None
         self._heart: asyncio.Task[None] | None = None
+        self._sent = 0.0
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -100,7 +108,7 @@ class Hold:
                 raise
             self.max_output_tokens = min(affordable, self.max_output_tokens)
             await self._reserve({**tokens, "output": self.max_output_tokens})
-        self._heart = self._core.beat(self._beat())
+        self._heart = self._core.beat(self._beat(self._sent))
 
     def _estimate(self) -> dict[str, int]:
         """The worst case, in the dimensions that have a rate."""
@@ -128,8 +136,15 @@ class Hold:
             trace=self._trace,
         )
         journal = self._core.journal
-        if not await journal.reserving(self.id, self.account, command, body):
+        writing = self._core.spawn(journal.reserving(self.id, self.account, command, body))
+        try:
+            is_new = await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            self._core.spawn(self._not_sent(writing))
+            raise
+        if not is_new:
             raise HoldExists("a hold of this job is open in this process", {"hold": str(self.id)})
+        self._sent = time.monotonic()
         try:
             raw = await self._core.bus.ask("reserve", self.account, body, command)
             await journal.reserved(self.id)
@@ -147,6 +162,15 @@ class Hold:
             raise
         self.reserved = read_outcome(Reserved, raw)
         self._watch = Watch(self._core, self.id, self.quote, options, tokens)
+
+    async def _not_sent(self, writing: asyncio.Task[bool]) -> None:
+        """Whoever opened the hold was cancelled before the reserve was sent."""
+        try:
+            if await writing:
+                detail = {"code": "cancelled", "detail": "the reserve was not sent"}
+                await self._core.journal.ended(self.id, to_json(detail).decode())
+        except sqlite3.Error as error:
+            log.error("hold %s: the journal did not take its end: %r", self.id, error)
 
     def _price(self, tokens: Mapping[str, int]) -> str:
         return units_text(price_units(tokens, self.quote.rates, self._scale), self._scale)
@@ -221,10 +245,13 @@ class Hold:
 
     def _observed_capture(self, final: bool, reason: str | None) -> Capture:
         meter = self._watch.meter
-        if final and meter.complete:
-            return Capture(reason or "completed", "reported", meter.uncharged(meter.report()))
         if final:
-            return Capture(reason or "usage_missing", "estimated", meter.uncharged(meter.estimate))
+            # A call that was not reported after one that was adds nothing to that.
+            reported = any(run.complete for run in meter.runs)
+            tokens, source = meter.ended(finished=meter.complete or not reported).whole()
+            return Capture(
+                reason or ("usage_missing" if source == "estimated" else "completed"), source, tokens
+            )
         found = meter.delivered()
         if found is None:
             raise ValueError("nothing was observed that a partial capture could charge")
@@ -278,7 +305,11 @@ class Hold:
             return
         self._seal()
         self._core.holds["kept"] += 1
-        await self._core.journal.ended(self.id, "kept")
+        try:
+            await self._core.journal.ended(self.id, "kept")
+        except sqlite3.Error as error:
+            log.error("hold %s: the journal did not take that it is kept: %r", self.id, error)
+            self._core.settler.pursue(self.id)
 
     async def _settle(self, ending: Capture | Release) -> Outcome:
         """The one final command."""
@@ -359,8 +390,12 @@ class Hold:
         )
 
     async def _sample(self, ending: Capture | Release) -> None:
-        if isinstance(ending, Capture) and ending.reason == "completed" and self._watch.meter.complete:
-            await self._core.journal.sample(self.quote.model, self._watch.meter.reported.get("output", 0))
+        if isinstance(ending, Capture) and ending.reason == "completed":
+            for output in self._watch.meter.outputs():
+                try:
+                    await self._core.journal.sample(self.quote.model, output)
+                except sqlite3.Error as error:
+                    log.error("the journal did not take a sample: %r", error)
 
     def _seal(self) -> None:
         """From here on nothing is observed and nothing else settles this hold."""
@@ -370,16 +405,31 @@ class Hold:
 
     # Staying alive
 
-    async def _beat(self) -> None:
-        """Extends the hold whenever half of its time is over, until it is settled or has ended."""
-        ttl_ms = int(self.options.ttl_s * 1000)
-        body = body_bytes(hold=str(self.id), ttl_ms=ttl_ms)
+    async def _beat(self, sent: float) -> None:
+        """Extends the hold whenever half of its time is over, until it is settled or has ended.
+
+        Its time counts from before the reserve was `sent`. What fails is tried again soon.
+        """
+        ttl_s = self.options.ttl_s
+        life_end, due = sent + LIFE_MAX_S, sent + ttl_s / 2
+        retry = Retry(attempts=1, attempt_s=min(EXTEND_S, max(ttl_s / 16, 0.1)))
         while True:
-            await asyncio.sleep(self.options.ttl_s / 2)
+            await asyncio.sleep(max(due - time.monotonic(), 0.0))
+            asked = time.monotonic()
+            extend_s = min(ttl_s, life_end - asked)
+            if extend_s <= 0:
+                log.warning("hold %s has reached its longest life and is not extended any more", self.id)
+                return
+            body = body_bytes(hold=str(self.id), ttl_ms=int(extend_s * 1000))
             try:
-                await self._core.bus.ask("extend", self.account, body, new_id())
+                await self._core.bus.ask("extend", self.account, body, new_id(), retry=retry)
             except Unavailable as error:
                 log.warning("hold %s was not extended: %s", self.id, error)
+                due = time.monotonic() + ttl_s / 16
             except LedgerError as error:
                 log.warning("hold %s is not extended any more: %s", self.id, error)
                 return
+            else:
+                if extend_s < ttl_s:
+                    return
+                due = asked + ttl_s / 2

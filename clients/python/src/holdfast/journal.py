@@ -9,6 +9,8 @@ for as long as it is open; the lock goes with the process, however that ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,9 +66,11 @@ class Journal:
 
         `JournalInUse` when another process has it; `ValueError` when it is something else.
         """
+        opening = self._thread.submit(_open, self.path)
         try:
-            self._db = await self._run(lambda: _open(self.path))
+            self._db = await asyncio.shield(asyncio.wrap_future(opening))
         except BaseException:
+            opening.add_done_callback(_close_opened)
             self._thread.shutdown(wait=False)
             raise
 
@@ -97,7 +101,7 @@ class Journal:
 
     async def dispatched(self, hold: UUID) -> None:
         """The request is about to go to the provider."""
-        await self._set(hold, "state = 'dispatched'", "state = 'reserved'")
+        await self._set(hold, "state = 'dispatched'", "state IN ('reserved', 'dispatched')")
 
     def observed(self, hold: UUID, tokens: str, source: str) -> Future[int]:
         """What is known to have been used and not charged yet; a call that used something was sent."""
@@ -200,7 +204,18 @@ class Journal:
         return await asyncio.shield(asyncio.wrap_future(self._thread.submit(step)))
 
 
+def _close_opened(opening: Future[sqlite3.Connection]) -> None:
+    """Nobody waits for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
 def _open(path: str) -> sqlite3.Connection:
+    # It tells who called which models, so nobody else reads it; what SQLite adds has the same mode.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    _look(path)
+    Path(path).chmod(0o600)
     # One thread at a time uses it, but not always the one that opened it: at shutdown the last may differ.
     db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
@@ -222,15 +237,37 @@ def _open(path: str) -> sqlite3.Connection:
     return db
 
 
+def _look(path: str) -> None:
+    """Makes sure that the file is a journal, or empty, before anything in it is changed."""
+    db = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+    try:
+        _is_new(db, path)
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise JournalInUse(f"{path} is in use by another process; take a file of its own") from error
+        raise
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{path} is no journal of Holdfast") from error
+    finally:
+        db.close()
+
+
 def _migrate(db: sqlite3.Connection, path: str) -> None:
+    if _is_new(db, path):
+        schema = resources.files("holdfast").joinpath("journal.sql").read_text(encoding="utf-8")
+        db.executescript(f"BEGIN;\n{schema}\nCOMMIT;")
+
+
+def _is_new(db: sqlite3.Connection, path: str) -> bool:
+    """True for an empty database, false for a journal; `ValueError` for anything else."""
     application, version, tables = (
         db.execute(query).fetchone()[0]
         for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
     )
     if (application, version, tables) == (0, 0, 0):
-        schema = resources.files("holdfast").joinpath("journal.sql").read_text(encoding="utf-8")
-        db.executescript(f"BEGIN;\n{schema}\nCOMMIT;")
-    elif application != APPLICATION_ID:
+        return True
+    if application != APPLICATION_ID:
         raise ValueError(f"{path} is no journal of Holdfast")
-    elif version != VERSION:
+    if version != VERSION:
         raise ValueError(f"{path} is a journal of version {version}; this client knows {VERSION}")
+    return False

@@ -97,7 +97,11 @@ class Ledger:
                 await opened.close()
             raise
         core = Core(bus, opened, assets)
-        await core.start()
+        try:
+            await core.start()
+        except BaseException:
+            await core.stop(0.0)
+            raise
         return cls(core)
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from uuid import UUID
@@ -23,7 +24,7 @@ from uuid import UUID
 from ._bytes import to_json
 from .amounts import units_text
 from .bus import Bus, Json, body_bytes
-from .errors import LedgerError, Unavailable
+from .errors import ExceedsHold, LedgerError, Unavailable
 from .ids import new_id
 from .journal import KEPT, Journal, Row
 from .lookups import Assets
@@ -47,6 +48,7 @@ class Settler:
         self._spawn = spawn
         self._room = asyncio.Semaphore(PURSUED_AT_ONCE)
         self._pursued: dict[str, asyncio.Task[None]] = {}
+        self._unwritten: dict[UUID, tuple[str, str, bytes, UUID]] = {}
 
     @property
     def pending(self) -> int:
@@ -73,12 +75,25 @@ class Settler:
     async def settle(self, hold: UUID, account: str, verb: str, body: bytes) -> Json:
         """Writes down and publishes the capture or release that ends `hold`, and returns its outcome.
 
-        A rejection is raised, and is an end too. On `Unavailable` it is pursued in the background.
+        A rejection is raised, and is an end too, unless it is for more than is held: then that is
+        captured. On `Unavailable` it is pursued in the background. A journal that takes no writes
+        does not hold it up: the same command is pursued from memory.
         """
         command = new_id()
-        await self._journal.settling(hold, verb, command, body)
         try:
-            return await self.outcome(hold, verb, account, body, command)
+            await self._journal.settling(hold, verb, command, body)
+        except sqlite3.Error as error:
+            log.error("hold %s: the journal did not take its %s, which is sent anyway: %r", hold, verb, error)
+            self._unwritten[hold] = (verb, account, body, command)
+        try:
+            try:
+                return await self.outcome(hold, verb, account, body, command)
+            except ExceedsHold:
+                row = await self._journal.row(hold)
+                if row is None or row.state != "settling" or row.settle_id == str(command):
+                    raise
+                verb, account, body, command = _settling(row)
+                return await self.outcome(hold, verb, account, body, command)
         except Unavailable:
             self.pursue(hold)
             raise
@@ -93,18 +108,31 @@ class Settler:
         except Unavailable:
             raise
         except LedgerError as error:
-            await self._told(hold, error.outcome or {"code": error.code})
+            await self._tell(hold, body, error.outcome or {"code": error.code})
             raise
-        await self._told(hold, outcome)
+        await self._tell(hold, body, outcome)
         return outcome
+
+    async def _tell(self, hold: UUID, body: bytes, outcome: Mapping[str, Any]) -> None:
+        """As `_told`; when the journal does not take it, it is asked for again until it does."""
+        try:
+            await self._told(hold, outcome)
+        except sqlite3.Error as error:
+            log.error("hold %s: the journal did not take an outcome: %r", hold, error)
+            if not json.loads(body).get("final", True):
+                raise Unavailable("the journal did not take the outcome of the part") from error
+            self.pursue(hold)
 
     async def again(self, hold: UUID) -> bool:
         """Asks once more for the outcome of a partial capture that none came for; true if accepted."""
-        row = await self._journal.row(hold)
-        if row is None:
-            raise RuntimeError(f"the journal has no hold {hold}")
-        outcome = await self._ask(row)
-        await self._told(hold, outcome)
+        try:
+            row = await self._journal.row(hold)
+            if row is None:
+                raise RuntimeError(f"the journal has no hold {hold}")
+            outcome = await self._ask(row)
+            await self._told(hold, outcome)
+        except sqlite3.Error as error:
+            raise Unavailable(f"the journal failed: {error!r}") from error
         return "code" not in outcome
 
     async def _pursue(self, hold: UUID) -> None:
@@ -114,8 +142,8 @@ class Settler:
                 async with self._room:
                     if await self._step(hold):
                         return
-            except Unavailable as error:
-                log.warning("hold %s is not settled yet: %s", hold, error)
+            except (Unavailable, sqlite3.Error) as error:
+                log.warning("hold %s is not settled yet: %r", hold, error)
                 await asyncio.sleep(next(pauses))
             except (KeyError, RuntimeError, TypeError, ValueError):
                 # The hold expires in time, and the row tells people what it was.
@@ -124,12 +152,31 @@ class Settler:
 
     async def _step(self, hold: UUID) -> bool:
         """One command for `hold`; true when it has its end."""
+        if hold in self._unwritten:
+            try:
+                await self._write_down(hold)
+            except sqlite3.Error:
+                try:
+                    await self._bus.ask(*self._unwritten[hold])
+                except Unavailable:
+                    raise
+                except LedgerError as error:
+                    log.error("hold %s was not settled as meant: %s", hold, error)
+                raise
         row = await self._journal.row(hold)
         if row is None or row.state == "ended":
             return True
         if row.state != "settling":
             return await self._prepare(row)
         return await self._told(hold, await self._ask(row))
+
+    async def _write_down(self, hold: UUID) -> None:
+        """Hands the journal the command that it did not take before."""
+        found = self._unwritten.get(hold)
+        if found is not None:
+            verb, _, body, command = found
+            await self._journal.settling(hold, verb, command, body)
+            self._unwritten.pop(hold, None)
 
     async def _ask(self, row: Row) -> Mapping[str, Any]:
         """The outcome of the row's command, a rejection included; `Unavailable` is raised."""
@@ -176,11 +223,18 @@ class Settler:
         )
 
     async def _told(self, hold: UUID, outcome: Mapping[str, Any]) -> bool:
-        """Writes the outcome down; false when it was that of a partial capture and the hold goes on."""
+        """Writes the outcome down; false when it is no end: of a part, or of more than is held."""
+        await self._write_down(hold)
         row = await self._journal.row(hold)
         if row is None or row.settle_body is None:
             raise RuntimeError(f"the journal has no settling hold {hold}")
         body = json.loads(row.settle_body)
+        if outcome.get("code") == ExceedsHold.code and body.get("final", True) and "amount" in body:
+            log.error("hold %s: %s is more than is held, which is captured", hold, body["amount"])
+            # Without an amount it is all that is held, whatever that is by then.
+            held = body_bytes(hold=str(hold), reason=ExceedsHold.code, trace=body.get("trace"))
+            await self._journal.settling(hold, "capture", new_id(), held)
+            return False
         if body.get("final", True):
             await self._journal.ended(hold, to_json(outcome).decode())
             return True

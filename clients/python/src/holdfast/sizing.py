@@ -39,14 +39,13 @@ def sized(sizing: Sizing, tokens: Tokens, rates: Rates, scale: int, samples: Seq
 
     `ValueError` when the input alone costs more than a cap.
     """
-    maximum = tokens.get("output", 0)
     if isinstance(sizing, Capped):
         output = affordable_output(tokens, rates, units_of(sizing.amount, scale), scale)
         if output is None:
             raise ValueError(f"the call costs more than {sizing.amount} even without any output")
         return {**tokens, "output": output} if "output" in tokens else dict(tokens)
-    if isinstance(sizing, Percentile) and len(samples) >= CALLS_KNOWN_MIN:
-        return {**tokens, "output": min(maximum, percentile(samples, sizing.percent))}
+    if isinstance(sizing, Percentile) and len(samples) >= CALLS_KNOWN_MIN and "output" in tokens:
+        return {**tokens, "output": min(tokens["output"], percentile(samples, sizing.percent))}
     return dict(tokens)
 
 

@@ -34,9 +34,14 @@ class Stream(Generic[T]):
         self._note = note
         self._apart = apart
         self._reader: asyncio.Task[None] | None = None
-        self._abandoned = False
+        self.abandoned = False
         self._chunks: asyncio.Queue[T | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(AHEAD_MAX)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was begun and may have more to come."""
+        return self._begin is None and not self.finished and self.error is None
 
     def __aiter__(self) -> Stream[T]:
         return self
@@ -53,7 +58,7 @@ class Stream(Generic[T]):
 
     async def drain(self, timeout_s: float) -> None:
         """Reads the source to its end without a reader, for at most `timeout_s`."""
-        self._abandoned = True
+        self.abandoned = True
         self._room.release()
         if self._apart and self._begin is None and self._reader is None and not self.finished:
             self._reader = asyncio.create_task(self._read())
@@ -100,7 +105,7 @@ class Stream(Generic[T]):
         try:
             async for chunk in self._source:
                 self._note(chunk)
-                if not self._abandoned:
+                if not self.abandoned:
                     await self._room.acquire()
                     self._chunks.put_nowait(chunk)
             self.finished = True

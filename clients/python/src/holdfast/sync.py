@@ -12,12 +12,14 @@ It may be used from several threads at once; one hold belongs to one of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextvars import copy_context
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 from uuid import UUID
 
 from . import ledger as asynchronous
@@ -41,8 +43,8 @@ from .outcomes import (
     TopUpReversed,
 )
 from .pricing import Quote
-from .stream import Stream
 from .usage import Seen, Usage, read_chunk
+from .watch import enter, leave
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,7 +59,10 @@ class _Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self.start(work).result()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self) -> None:
         self.run(self._loop.shutdown_asyncgens())
@@ -175,6 +180,8 @@ class Hold:
     def __init__(self, hold: AsyncHold, loop: _Loop) -> None:
         self._hold = hold
         self._loop = loop
+        self._opening: asyncio.Task[None] | None = None
+        self._readers: list[_Reader[Any]] = []
 
     @property
     def id(self) -> UUID:
@@ -192,12 +199,38 @@ class Hold:
         return self._hold.outcome
 
     def __enter__(self) -> Self:
-        self._loop.run(self._hold.open())
+        opening = self._loop.start(self._open())
+        try:
+            opening.result()
+        except BaseException as error:
+            # It may be something that came to this thread alone, such as a signal.
+            told = opening.done() and not opening.cancelled() and opening.exception() is error
+            if not told:
+                self._loop.start(self._forsake())
+            raise
         return self
+
+    async def _open(self) -> None:
+        self._opening = asyncio.create_task(self._hold.open())
+        await asyncio.shield(self._opening)
+
+    async def _forsake(self) -> None:
+        """Nobody waits for the hold any more: what it may have reserved is freed."""
+        while self._opening is None:  # noqa: ASYNC110 (its first step is on its way)
+            await asyncio.sleep(0)
+        self._opening.cancel()
+        await asyncio.wait([self._opening])
+        if not self._opening.cancelled() and self._opening.exception() is None:
+            await self._hold.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        options = self._hold.options
+        for reader in self._readers:
+            if reader is self._readers[-1] and reader.alive and options.on_abort == "drain":
+                reader.read_on(options.drain_s)
+            reader.shut()
         self._loop.run(self._hold.close(error))
 
     def dispatched(self) -> None:
@@ -205,22 +238,34 @@ class Hold:
         self._loop.run(self._hold.dispatched())
 
     def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls `fn(…)`, the provider's call, in another thread with the context of this one."""
-        context = copy_context()
+        """Calls `fn(…)`, the provider's call, in this thread, and reads the usage out of its answer.
 
-        async def call() -> T:
-            return await asyncio.to_thread(lambda: context.run(fn, *args, **kwargs))
-
-        return self._loop.run(self._hold.call(call))
+        As `holdfast.Hold.call`.
+        """
+        watch = self._hold._watch
+        attempt = self._loop.run(watch.begin_call())
+        token = enter(attempt)
+        try:
+            answer = fn(*args, **kwargs)
+        except BaseException as error:
+            failed = error
+            self._loop.run(_soon(lambda: watch.call_failed(attempt, failed)))
+            raise
+        finally:
+            leave(token)
+        self._loop.run(watch.call_answered(attempt, answer))
+        return answer
 
     def stream(self, source: Iterable[T], read: Callable[[T], Seen] = read_chunk) -> Iterator[T]:
-        """Iterates over the provider's chunks and keeps count of what came; they are read as in `call`."""
-        stream = self._hold.stream(_Chunks(source), read)
-        while True:
-            try:
-                yield self._loop.run(_next(stream))
-            except StopAsyncIteration:
-                return
+        """Iterates over the provider's chunks, in this thread, and keeps count of what came.
+
+        With `on_abort="drain"` a stream that was left is read on in a thread of its own.
+        """
+        reader = _Reader(source)
+        begin, note = self._hold._watch.follow(lambda: reader, read)
+        reader.note = lambda chunk: self._loop.run(_soon(lambda: note(chunk)))
+        self._readers.append(reader)
+        return reader.chunks(lambda: self._loop.run(_awaited(begin)))
 
     def observe(self, usage: Usage | Mapping[str, int] | None) -> None:
         """The provider reported `usage`."""
@@ -239,32 +284,78 @@ class Hold:
         return self._loop.run(self._hold.release(reason))
 
 
-class _Chunks(Generic[T]):
-    """A source that blocks, for the loop: each chunk is awaited in a thread."""
+class _Reader(Generic[T]):
+    """A stream that blocks, as the watch needs to know it."""
+
+    note: Callable[[T], None]
 
     def __init__(self, source: Iterable[T]) -> None:
+        self.finished = False
+        self.error: BaseException | None = None
+        self.abandoned = False
+        self._begun = False
         self._source = iter(source)
-        self._context = copy_context()
 
-    def __aiter__(self) -> Self:
-        return self
+    @property
+    def alive(self) -> bool:
+        """Whether it was begun and may have more to come."""
+        return self._begun and not self.finished and self.error is None
 
-    async def __anext__(self) -> T:
-        end = object()
-        chunk = await asyncio.to_thread(lambda: self._context.run(lambda: next(self._source, end)))
-        if chunk is end:
-            raise StopAsyncIteration
-        return cast(T, chunk)
+    def chunks(self, begin: Callable[[], None]) -> Iterator[T]:
+        """The chunks; `begin` is called before the first is asked for."""
+        self._begun = True
+        try:
+            begin()
+        except BaseException as error:
+            self.error = error
+            raise
+        yield from self._rest()
 
-    async def aclose(self) -> None:
+    def _rest(self) -> Iterator[T]:
+        while True:
+            try:
+                chunk = next(self._source)
+            except StopIteration:
+                self.finished = True
+                return
+            except BaseException as error:
+                self.error = error
+                raise
+            self.note(chunk)
+            yield chunk
+
+    def read_on(self, timeout_s: float) -> None:
+        """Reads to the end without a reader, for at most `timeout_s`."""
+        self.abandoned = True
+        context = copy_context()
+
+        def read() -> None:
+            # What it ends with is known from `error`; the hold may have been settled meanwhile.
+            with contextlib.suppress(Exception):
+                for _ in self._rest():
+                    pass
+
+        thread = threading.Thread(target=context.run, args=(read,), name="holdfast-drain", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+
+    def shut(self) -> None:
         """Lets go of the source, unless a chunk of it is being awaited."""
         close = getattr(self._source, "close", None)
         if close is not None:
-            await asyncio.to_thread(close)
+            # What the source says while it is closed changes nothing about what was delivered.
+            with contextlib.suppress(Exception):
+                close()
+
+    async def drain(self, timeout_s: float) -> None:
+        """It was read on before, in threads."""
+
+    async def close(self) -> None:
+        """It is closed by its own thread."""
 
 
-async def _next(stream: Stream[T]) -> T:
-    return await anext(stream)
+async def _awaited(step: Callable[[], Awaitable[None]]) -> None:
+    await step()
 
 
 async def _soon(step: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from ._bytes import to_json
 from .pricing import Tokens
 
 GEMINI_COUNTS = (
@@ -26,6 +27,8 @@ COUNTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
 """The same of the other two providers."""
 ANTHROPIC_CACHED = ("ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens")
 """What was written to the cache, by how long it stays."""
+TEXTS = ("text", "content", "refusal", "thinking", "reasoning_content", "partial_json")
+"""The members of a part that are text."""
 BYTES_PER_TOKEN = 4
 """Of text whose tokens nobody counted."""
 
@@ -200,8 +203,12 @@ def _text(raw: Mapping[str, Any]) -> str:
 
 
 def _words(part: Mapping[str, Any]) -> str:
-    """All text of a part: what is said, what was thought, and what is handed to a tool."""
-    found = (part.get(name) for name in ("text", "content", "thinking", "reasoning_content", "partial_json"))
+    """All text of a part: what is said, refused or thought, and what is handed to a tool."""
+    tools = [tool.get("function") for tool in _mappings(part.get("tool_calls"))]
+    handed = [tool.get("arguments") for tool in _mappings([*tools, part.get("function_call")])]
+    gemini = part.get("functionCall", part.get("function_call"))
+    args = gemini.get("args") if isinstance(gemini, Mapping) else None
+    found = [*(part.get(name) for name in TEXTS), *handed, to_json(args).decode() if args else None]
     return "".join(text for text in found if isinstance(text, str))
 
 
