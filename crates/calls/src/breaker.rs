@@ -199,8 +199,8 @@ pub enum Fault<E> {
         /// When it wants to be asked again (`Retry-After`).
         retry_after: Option<Duration>,
     },
-    /// The provider failed, or its answer is lost (408 and 504 say no more than that); it may have
-    /// worked and may bill: never tried again here, counts.
+    /// The provider failed, or its answer is lost (408, 499, 504, 522 and 524 say no more than that);
+    /// it may have worked and may bill: never tried again here, counts.
     Failed(E),
     /// The request is at fault (400, 401): not tried again, does not count.
     Refused(E),

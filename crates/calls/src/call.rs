@@ -57,7 +57,7 @@ pub struct Call {
     /// For how much output to reserve.
     pub sizing: Sizing,
     /// What a capture of more than was reserved does. `draw` unless chosen otherwise: the provider
-    /// is paid in any case.
+    /// is paid in any case. With `reject` all that is held is captured then, and no more.
     pub overage: Overage,
     /// How long the hold lives without a sign of life from this process; [`crate::Options::ttl`]
     /// unless given. It is extended while the call runs.

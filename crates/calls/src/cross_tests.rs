@@ -119,7 +119,7 @@ async fn the_journal_is_left_as_the_fixture_has_it() {
             "part" | "part and rest" => {
                 hold.capture_part(tokens(r#"{"input":1000}"#)).await.expect_err("nobody answers here");
                 if account == "part and rest" {
-                    hold.observe(tokens(r#"{"output":250}"#));
+                    hold.observe(tokens(r#"{"input":1000,"output":250}"#));
                 }
             }
             _ => {}

@@ -13,7 +13,7 @@ use holdfast_core::{AccountId, Asset, CommandId, HoldId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::driver::{self, Order};
+use crate::driver::{self, Order, Unsent};
 use crate::heartbeat::Live;
 use crate::journal::{Ending, Journal};
 use crate::plan::Plan;
@@ -82,6 +82,20 @@ impl Desk {
             if send {
                 let _ = orders.send(order);
             }
+        });
+    }
+
+    /// Charges a part: written, then sent. `observed` is what it leaves to be charged. What is not
+    /// written is not sent, since the call goes on, and can be charged at its end.
+    pub(crate) fn part(&self, order: Order, reserve_id: CommandId, observed: Option<(String, &'static str)>) {
+        let (orders, journal, hold) = (self.orders.clone(), self.journal.clone(), order.hold);
+        let part = Ending { verb: order.verb, id: order.id, body: order.body.clone() };
+        self.live.forget_delivered(hold);
+        self.journal.parting(hold, reserve_id, &part, observed, move |written| match written {
+            Ok(()) => {
+                let _ = orders.send(order);
+            }
+            Err(error) => driver::finish(&journal, order, Err(Unsent::Unwritten(error))),
         });
     }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::call::OnAbort;
 use crate::desk::Desk;
-use crate::driver::{self, Order, Part, Unsendable};
+use crate::driver::{self, Order, Part, Unsent};
 use crate::heartbeat::json;
 use crate::journal::{Ending, JournalError, source_name};
 use crate::meter::Meter;
@@ -72,6 +72,15 @@ pub enum SettleError {
     Unsendable(String),
 }
 
+impl From<Unsent> for SettleError {
+    fn from(error: Unsent) -> Self {
+        match error {
+            Unsent::Unsendable(error) => SettleError::Unsendable(error),
+            Unsent::Unwritten(error) => SettleError::Journal(error),
+        }
+    }
+}
+
 /// An outcome that is no acceptance, in words.
 pub(crate) fn told(outcome: &Outcome) -> String {
     let code = outcome.code.as_deref().unwrap_or("no code");
@@ -94,9 +103,8 @@ enum Stage {
 /// A part whose outcome is not known.
 struct Unsure {
     part: Arc<Part>,
-    outcome: oneshot::Receiver<driver::Result>,
-    /// What was known before it.
-    before: Meter,
+    /// None when nobody will tell it any more.
+    outcome: Option<oneshot::Receiver<driver::Result>>,
 }
 
 /// Money promised to one call to a model.
@@ -195,10 +203,20 @@ impl Hold {
     /// Says that the request is about to go to the provider. When this returns it is on the disk,
     /// and from here on a crash does not give the money back. Call it right before the request.
     ///
+    /// Called again it says that another provider call begins, under the same hold: what is reported
+    /// from then on is of that one, and is charged beside what those before it used. Where one before it
+    /// reported nothing, the hold is not released any more whatever becomes of this one.
+    ///
     /// # Errors
-    /// [`JournalError`]; then the request must not be sent.
+    /// [`JournalError`], also while a part has no outcome; then the request must not be sent.
     pub async fn dispatched(&mut self) -> Result<(), JournalError> {
+        // A part is of the call before. Rejected, it is charged later; without an outcome, the
+        // journal refuses.
+        let _ = self.resolve().await;
         self.desk.journal.dispatched(self.plan.hold).await?;
+        if self.stage == Stage::Dispatched {
+            self.meter.next_call(&self.plan);
+        }
         self.stage = Stage::Dispatched;
         Ok(())
     }
@@ -236,23 +254,24 @@ impl Hold {
                 self.desk.live.delivered(self.plan.hold, tokens.clone());
             }
             Some((tokens, source)) => self.write(Some((tokens, *source))),
-            None => {}
+            None => self.write(None),
         }
         self.noted = came;
     }
 
     fn write(&self, observed: Option<(&Tokens, UsageSource)>) {
-        let observed = observed.map(|(tokens, source)| (json(tokens), source_name(source)));
-        self.desk.live.observed(&self.desk.journal, self.plan.hold, observed);
+        self.desk.live.observed(&self.desk.journal, self.plan.hold, observed.map(noted));
     }
 
-    /// Charges what the call used, and frees the rest. `tokens` are those that no part was charged
-    /// for. The same as [`Hold::settle`] with [`End::Completed`].
+    /// Charges `tokens`, and frees the rest. They are what is to be charged, so none that a part was
+    /// charged for are among them. Without parts, and with one provider call, the same as
+    /// [`Hold::settle`] with [`End::Completed`], which takes a report.
     ///
     /// # Errors
     /// [`SettleError`]; except for [`SettleError::Rejected`], the driver goes on.
     pub async fn capture(self, tokens: Tokens) -> Result<Settled, SettleError> {
-        self.settle(End::Completed(Some(tokens))).await
+        let action = settlement::completed(self.meter.uncharged(&self.plan, tokens));
+        self.finish(action).await
     }
 
     /// Charges what was reserved for, where the provider finished and said nothing.
@@ -285,8 +304,13 @@ impl Hold {
     /// As [`Hold::capture`].
     pub async fn settle(self, end: End) -> Result<Settled, SettleError> {
         let action = settlement::action(end, self.may_have_run(), &self.meter, &self.plan);
+        self.finish(action).await
+    }
+
+    /// Learns from what was decided, and does it.
+    async fn finish(self, action: Action) -> Result<Settled, SettleError> {
         match &action {
-            Action::Capture(charge) if charge.reason == "completed" && !self.meter.is_parted() => {
+            Action::Capture(charge) if charge.reason == "completed" && self.meter.is_plain() => {
                 self.desk.learn(&self.plan, charge.tokens.get(OUTPUT));
             }
             _ => {}
@@ -316,55 +340,64 @@ impl Hold {
         });
     }
 
-    /// Charges a part of the hold, which stays open with less: a step of a long job. What has been
-    /// observed so far is taken to be in it; from here on, tokens are those after it. A part is
-    /// priced by itself, by the tier of its own input. `None` when it costs nothing.
+    /// Charges a part of the hold, which stays open with less: a step of a long job. `tokens` are
+    /// what is charged now, and are not charged again: what is reported later of the same provider
+    /// call counts less that. A part is priced by itself, by the tier of its own input. `None` when
+    /// it costs nothing.
     ///
     /// It is in the journal before it is sent, so after a crash it is sent again under its id.
+    /// Dropping what this returns cancels only the waiting.
     ///
     /// # Errors
     /// [`SettleError::Pending`] when no outcome came in time: the part is charged by the driver, and
-    /// must not be charged again. What settles the hold waits for it. [`SettleError::Rejected`] and
-    /// [`SettleError::Unsendable`] when nothing was charged, by this part or by the one that was
-    /// pending before it; what was observed is still to be.
+    /// must not be charged again. What settles the hold waits for it. [`SettleError::Rejected`],
+    /// [`SettleError::Unsendable`] and [`SettleError::Journal`] when nothing was charged, by this
+    /// part or by the one that was pending before it; its tokens are still to be.
     pub async fn capture_part(&mut self, tokens: Tokens) -> Result<Option<Box<Outcome>>, SettleError> {
         self.resolve().await?;
-        let tokens = if self.meter.is_parted() { tokens } else { self.plan.one_call(tokens) };
+        let tokens = self.meter.one_call(&self.plan, tokens);
         let charge = Charge { tokens, source: UsageSource::Reported, reason: "part" };
-        let part = self.plan.part(&charge).map_err(SettleError::Usage)?;
-        let Plan { hold, reserve_id, .. } = self.plan;
-        self.desk.live.forget_delivered(hold);
-        match &part {
-            Some(part) => self.desk.journal.parting(hold, reserve_id, part).await?,
-            None => self.desk.journal.observed_now(hold, None).await?,
-        }
-        let before = self.meter.clone();
+        let ending = self.plan.part(&charge).map_err(SettleError::Usage)?;
+        // All of it before the first `await`: whoever gives up waiting leaves a hold that knows.
         self.meter.part(&charge.tokens);
-        self.noted = None;
-        let Some(Ending { verb, id, body }) = part else { return Ok(None) };
+        self.noted = self.meter.came(&self.plan);
+        let left = self.noted.as_ref().map(|(tokens, source)| (tokens, *source));
+        let Some(Ending { verb, id, body }) = ending else {
+            self.write(left);
+            return Ok(None);
+        };
         let part = Part::new(charge.tokens, charge.source);
         let (reply, outcome) = oneshot::channel();
-        let account = self.plan.account.clone();
-        let order =
-            Order { hold, account, verb, id, body, part: Some(Arc::clone(&part)), reply: Some(reply) };
-        self.desk.order(order);
-        self.unsure = Some(Unsure { part, outcome, before });
+        let Plan { hold, account, reserve_id, .. } = &self.plan;
+        let (hold, account, reply) = (*hold, account.clone(), Some(reply));
+        let order = Order { hold, account, verb, id, body, part: Some(Arc::clone(&part)), reply };
+        self.unsure = Some(Unsure { part, outcome: Some(outcome) });
+        self.desk.part(order, *reserve_id, left.map(noted));
         self.resolve().await
     }
 
     /// Waits for the outcome of a part that is on its way.
     async fn resolve(&mut self) -> Result<Option<Box<Outcome>>, SettleError> {
-        let Some(Unsure { outcome, .. }) = &mut self.unsure else { return Ok(None) };
-        let Ok(Ok(outcome)) = timeout(self.desk.waits.settle, outcome).await else {
-            return Err(SettleError::Pending(self.plan.hold));
+        let Some(Unsure { part, outcome }) = &mut self.unsure else { return Ok(None) };
+        let pending = SettleError::Pending(self.plan.hold);
+        let Some(receiver) = outcome else { return Err(pending) };
+        let result = match timeout(self.desk.waits.settle, receiver).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => {
+                // The driver was stopped; the journal has the part.
+                *outcome = None;
+                return Err(pending);
+            }
+            Err(_) => return Err(pending),
         };
-        let before = self.unsure.take().map(|unsure| unsure.before).unwrap_or_default();
-        let error = match outcome {
+        let tokens = part.tokens.clone();
+        self.unsure = None;
+        let error = match result {
             Ok(outcome) if outcome.accepted() => return Ok(Some(outcome)),
             Ok(outcome) => SettleError::Rejected(outcome),
-            Err(Unsendable(error)) => SettleError::Unsendable(error),
+            Err(error) => error.into(),
         };
-        self.meter.put_back(before);
+        self.meter.put_back(&tokens);
         self.noted = self.meter.came(&self.plan);
         self.write(self.noted.as_ref().map(|(tokens, source)| (tokens, *source)));
         Err(error)
@@ -372,7 +405,7 @@ impl Hold {
 
     /// Whether the provider may have worked: it was told so, or has something to show for it.
     fn may_have_run(&self) -> bool {
-        self.stage == Stage::Dispatched || self.meter.began() || self.meter.is_parted()
+        self.stage == Stage::Dispatched || self.meter.began(&self.plan) || self.meter.is_parted()
     }
 
     /// Does what was decided and waits for the outcome.
@@ -409,7 +442,11 @@ impl Hold {
         self.write(observed);
         let tokens = part.tokens.clone();
         part.then(move |charged| {
-            let action = if charged { action } else { with_uncharged(action, &tokens) };
+            let (action, left) = if charged {
+                (action, left)
+            } else {
+                (with_uncharged(action, &tokens), price::sum(&left, &tokens))
+            };
             end(&desk, &plan, action, &left, is_ours, reply);
         });
     }
@@ -422,10 +459,15 @@ impl Hold {
         match timeout(self.desk.waits.settle, outcome).await {
             Ok(Ok(Ok(outcome))) if outcome.accepted() => Ok(settled(outcome)),
             Ok(Ok(Ok(outcome))) => Err(SettleError::Rejected(outcome)),
-            Ok(Ok(Err(Unsendable(error)))) => Err(SettleError::Unsendable(error)),
+            Ok(Ok(Err(error))) => Err(error.into()),
             Ok(Err(_)) | Err(_) => Err(SettleError::Pending(self.plan.hold)),
         }
     }
+}
+
+/// Tokens and their source as the journal has them.
+fn noted((tokens, source): (&Tokens, UsageSource)) -> (String, &'static str) {
+    (json(tokens), source_name(source))
 }
 
 /// Ends a hold as was decided. `left` is what was reserved for and not charged by parts.

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use holdfast_core::body::Capture;
 use holdfast_core::{Asset, Verb};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -166,12 +167,13 @@ async fn a_part_is_written_before_it_is_sent_and_the_call_goes_on() {
     assert_eq!((row.state, row.observed), (State::Settling, None));
     assert_eq!((row.settle_id, row.settle_body), (Some(order.id.to_string()), Some(order.body.clone())));
     assert_eq!((captured(&order).is_final, captured(&order).amount), (Some(false), "0.00008".parse().ok()));
-    hold.observe(tokens(r#"{"output":1}"#));
-    assert_eq!(bench.row(id).await.observed.as_deref(), Some(r#"{"output":1}"#), "beside the part");
+    hold.observe(tokens(r#"{"output":8}"#));
+    let beside = Some(r#"{"input":0,"output":1}"#);
+    assert_eq!(bench.row(id).await.observed.as_deref(), beside, "beside the part");
     answer(&bench, order, None);
     let row = bench.row(id).await;
     assert_eq!((row.state, row.settle_id, row.settle_body), (State::Dispatched, None, None));
-    assert_eq!(row.observed.as_deref(), Some(r#"{"output":1}"#));
+    assert_eq!(row.observed.as_deref(), beside);
     drop(hold);
     let last = captured(&bench.orders.recv().await.expect("sent"));
     assert_eq!((last.is_final, last.amount), (None, "0.00001".parse().ok()), "no input twice");
@@ -189,11 +191,13 @@ async fn the_end_waits_for_a_part_and_charges_what_that_did_not() {
         assert!(matches!(part, Err(SettleError::Pending(_))), "{part:?}");
         let again = hold.capture_part(tokens(r#"{"input":1}"#)).await;
         assert!(matches!(again, Err(SettleError::Pending(_))), "one at a time: {again:?}");
-        hold.settle(End::Completed(Some(tokens(r#"{"output":1}"#)))).await.expect_err("nobody answers here");
+        let report = tokens(r#"{"input":10,"output":8}"#);
+        hold.settle(End::Completed(Some(report))).await.expect_err("nobody answers here");
         let part = bench.orders.recv().await.expect("sent");
         assert!(bench.orders.try_recv().is_err(), "the end comes after it");
         let row = bench.row(id).await;
-        assert_eq!((row.state, row.observed.as_deref()), (State::Settling, Some(r#"{"output":1}"#)));
+        let beside = Some(r#"{"input":0,"output":1}"#);
+        assert_eq!((row.state, row.observed.as_deref()), (State::Settling, beside));
         answer(&bench, part, code);
         let end = bench.orders.recv().await.expect("sent");
         assert_eq!((captured(&end).is_final, captured(&end).amount), (None, amount.parse().ok()), "{code:?}");
@@ -257,4 +261,69 @@ async fn a_hold_that_was_never_written_settles_nobody_elses() {
     assert!(bench.orders.try_recv().is_err());
     drop(other);
     assert!(bench.orders.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn a_part_that_nobody_waits_for_any_more_is_charged_once() {
+    for (code, amount) in [(None, "0.00002"), (Some("exceeds_hold"), "0.0001")] {
+        let mut bench = bench().await;
+        let mut hold = bench.hold(OnAbort::Delivered).await;
+        let id = hold.id();
+        hold.dispatched().await.expect("written");
+        hold.observe(tokens(r#"{"input":10,"output":9}"#));
+        // Dropped while the journal writes.
+        assert!(hold.capture_part(tokens(r#"{"input":10,"output":7}"#)).now_or_never().is_none());
+        let order = bench_order(&mut bench).await;
+        let row = bench.row(id).await;
+        assert_eq!((row.state, row.settle_id), (State::Settling, Some(order.id.to_string())), "{code:?}");
+        assert_eq!(
+            row.observed.as_deref(),
+            Some(r#"{"input":0,"output":2}"#),
+            "only what it charges is taken out"
+        );
+        let again = hold.capture_part(tokens(r#"{"output":1}"#)).await;
+        assert!(matches!(again, Err(SettleError::Pending(_))), "{again:?}");
+        drop(hold);
+        assert!(bench.orders.try_recv().is_err(), "the end waits for it");
+        answer(&bench, order, code);
+        let end = bench_order(&mut bench).await;
+        assert_eq!((captured(&end).is_final, captured(&end).amount), (None, amount.parse().ok()), "{code:?}");
+        assert_eq!(bench.row(id).await.settle_id, Some(end.id.to_string()));
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_the_journal_does_not_take_is_not_sent() {
+    let mut bench = bench().await;
+    let mut hold = bench.hold(OnAbort::Delivered).await;
+    hold.dispatched().await.expect("written");
+    bench.desk.journal.close().await;
+    let part = hold.capture_part(tokens(r#"{"input":10,"output":7}"#)).await;
+    assert!(matches!(part, Err(SettleError::Journal(JournalError::Closed))), "{part:?}");
+    assert!(bench.orders.try_recv().is_err());
+    drop(hold);
+    let end = bench_order(&mut bench).await;
+    assert_eq!((captured(&end).is_final, captured(&end).amount), (None, "0.00008".parse().ok()));
+}
+
+#[tokio::test]
+async fn dispatched_again_begins_another_provider_call() {
+    let mut bench = bench().await;
+    let mut hold = bench.hold(OnAbort::Delivered).await;
+    let id = hold.id();
+    hold.dispatched().await.expect("written");
+    hold.observe(tokens(r#"{"input":10,"output":7}"#));
+    hold.capture_part(tokens(r#"{"input":10,"output":5}"#)).await.expect_err("nobody answers here");
+    let order = bench_order(&mut bench).await;
+    let early = hold.dispatched().await;
+    assert!(matches!(early, Err(JournalError::State(_))), "a part is on its way: {early:?}");
+    answer(&bench, order, None);
+    bench.row(id).await;
+    hold.dispatched().await.expect("written");
+    hold.observe(tokens(r#"{"input":20,"output":1}"#));
+    let observed = bench.row(id).await.observed;
+    assert_eq!(observed.as_deref(), Some(r#"{"input":20,"output":3}"#), "with what the first left");
+    let report = tokens(r#"{"input":20,"output":4}"#);
+    hold.settle(End::Completed(Some(report))).await.expect_err("nobody answers here");
+    assert_eq!(captured(&bench_order(&mut bench).await).amount, "0.00008".parse().ok());
 }

@@ -12,6 +12,7 @@
 //! under different command ids.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -188,7 +189,7 @@ impl Journal {
                 counter.store(count, Ordering::Relaxed);
                 show(&counter);
                 let _ = opened.send(Ok(()));
-                serve(connection, &waiting, &counter);
+                serve(connection, waiting, &counter);
             }
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -325,29 +326,31 @@ impl Journal {
         self.note(hold, "observed", move |tx| set_observed(tx, hold, observed));
     }
 
-    /// Notes a capture in part that is about to be sent. Everything observed is in it, so nothing
-    /// is left to be charged. On the disk when it returns.
-    ///
-    /// # Errors
-    /// [`JournalError::State`] when the hold is being settled, or has ended.
-    pub(crate) async fn parting(
+    /// Notes a capture in part that is about to be sent. `observed` is what it leaves to be charged.
+    /// `done` is told whether it is on the disk: [`JournalError::State`] when the hold is being
+    /// settled, or has ended.
+    pub(crate) fn parting(
         &self,
         hold: HoldId,
         reserve_id: CommandId,
         part: &Ending,
-    ) -> Result<(), JournalError> {
+        observed: Option<(String, &'static str)>,
+        done: impl FnOnce(Result<(), JournalError>) + Send + 'static,
+    ) {
         let Ending { verb, id, body } = part.clone();
-        self.run(move |tx| {
+        let work = move |tx: &Connection| -> Result<(), JournalError> {
             let sql = "UPDATE hold SET state = 'settling', settle_verb = ?3, settle_id = ?4, settle_body = ?5, \
-                         observed = NULL, observed_source = NULL, updated_ms = ?6 \
+                         observed = ?6, observed_source = ?7, updated_ms = ?8 \
                        WHERE hold = ?1 AND reserve_id = ?2 AND state IN ('reserving', 'reserved', 'dispatched')";
             let (hold_text, reserve_id, id) = (hold.to_string(), reserve_id.to_string(), id.to_string());
-            match update(tx, sql, params![hold_text, reserve_id, verb.as_str(), id, body, now_ms()])? {
+            let (tokens, source) = observed.unzip();
+            let values = params![hold_text, reserve_id, verb.as_str(), id, body, tokens, source, now_ms()];
+            match update(tx, sql, values)? {
                 0 => Err(JournalError::State(hold)),
                 _ => Ok(()),
             }
-        })
-        .await
+        };
+        self.enqueue(work, done);
     }
 
     /// Notes that a part has its outcome: the call goes on. `uncharged` is what it would have
@@ -369,15 +372,6 @@ impl Journal {
         });
     }
 
-    /// The same as [`Journal::observed`], on the disk when it returns.
-    pub(crate) async fn observed_now(
-        &self,
-        hold: HoldId,
-        observed: Option<(String, &'static str)>,
-    ) -> Result<(), JournalError> {
-        self.run(move |tx| set_observed(tx, hold, observed)).await
-    }
-
     /// Notes how the hold is about to end. `done` is told whether it is written; `false` means
     /// that there is no such row to be settled (any more), or that it is another reserve's.
     pub(crate) fn settling(
@@ -397,6 +391,24 @@ impl Journal {
             Ok(rows > 0)
         };
         self.enqueue(work, done);
+    }
+
+    /// Notes that `ending` is sent in place of the command `id`, which was rejected. Whether there is
+    /// such a row.
+    pub(crate) async fn settling_otherwise(
+        &self,
+        hold: HoldId,
+        id: CommandId,
+        ending: &Ending,
+    ) -> Result<bool, JournalError> {
+        let Ending { verb, id: new, body } = ending.clone();
+        self.run(move |tx| {
+            let sql = "UPDATE hold SET settle_verb = ?3, settle_id = ?4, settle_body = ?5, updated_ms = ?6 \
+                       WHERE hold = ?1 AND state = 'settling' AND settle_id = ?2";
+            let (hold, id, new) = (hold.to_string(), id.to_string(), new.to_string());
+            Ok(update(tx, sql, params![hold, id, verb.as_str(), new, body, now_ms()])? > 0)
+        })
+        .await
     }
 
     /// Notes the end: the outcome as JSON.
@@ -514,8 +526,9 @@ fn set_observed(
     update(tx, sql, params![hold.to_string(), tokens, source, now_ms()]).map(drop)
 }
 
-/// Does what is handed over until the last handle is gone, or it is told to close.
-fn serve(mut connection: Connection, tasks: &mpsc::Receiver<Task>, unfinished: &AtomicI64) {
+/// Does what is handed over until the last handle is gone, or it is told to close; what is handed
+/// over behind that is refused.
+fn serve(mut connection: Connection, tasks: mpsc::Receiver<Task>, unfinished: &AtomicI64) {
     while let Ok(first) = tasks.recv() {
         let (mut batch, mut closing) = (Vec::new(), None);
         for task in std::iter::once(first).chain(tasks.try_iter()) {
@@ -531,6 +544,13 @@ fn serve(mut connection: Connection, tasks: &mpsc::Receiver<Task>, unfinished: &
         show(unfinished);
         if let Some(done) = closing {
             drop(connection);
+            for task in tasks.try_iter() {
+                if let Task::Run(work) = task {
+                    work(Err(JournalError::Closed))(Ok(()));
+                }
+            }
+            // Before anybody is told: what is handed over afterwards is refused rather than lost.
+            drop(tasks);
             let _ = done.send(());
             return;
         }
@@ -562,6 +582,20 @@ fn show(unfinished: &AtomicI64) {
     metrics::gauge!("holdfast_journal_unfinished").set(f64::from(count));
 }
 
+/// Makes the file if there is none, for nobody else to read: it says who uses what. What SQLite puts
+/// beside it is like it. A file that is there is not even opened: with its closing this process
+/// would lose the locks that it may have on it.
+fn make(path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The connection, locked, and how many rows have not ended.
 fn open(path: &Path) -> Result<(Connection, i64), JournalError> {
     let named = |error: rusqlite::Error| match error.sqlite_error_code() {
@@ -575,6 +609,7 @@ fn open(path: &Path) -> Result<(Connection, i64), JournalError> {
         fs::create_dir_all(folder)
             .map_err(|error| JournalError::Sqlite(format!("{}: {error}", folder.display())))?;
     }
+    make(path).map_err(|error| JournalError::Sqlite(format!("{}: {error}", path.display())))?;
     let connection = Connection::open(path).map_err(named)?;
     // Whoever has the file keeps it for the whole of its life; waiting would not help.
     connection.busy_timeout(Duration::ZERO).map_err(named)?;

@@ -72,3 +72,21 @@ async fn samples_are_read_in_order_and_swept() {
     assert_eq!(samples.len(), 501);
     assert!(samples.contains(&("n".to_owned(), 7)) && !samples.contains(&("m".to_owned(), 9)));
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_its_owner_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = Folder::new();
+    let journal = Journal::open(&folder.file()).await.expect("opened");
+    journal
+        .reserving(Uuid::now_v7(), "user-1".to_owned(), Uuid::now_v7(), "{}".to_owned())
+        .await
+        .expect("written");
+    for name in ["calls.db", "calls.db-wal"] {
+        let file = folder.file().with_file_name(name);
+        let mode = fs::metadata(&file).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}

@@ -72,6 +72,10 @@ use crate::sizing::Samples;
 /// How many models' rates are remembered.
 const QUOTES_MAX: usize = 1_000;
 
+/// How long a reserve is valid at least. The ledger compares it by its own clock, from which that of
+/// a service may be some seconds away.
+const RESERVE_VALID_FOR_MIN: Duration = Duration::from_secs(60);
+
 /// A model as it was asked for: name, provider, variant.
 type Model = (String, Option<String>, Option<String>);
 
@@ -223,9 +227,9 @@ impl Calls {
 
         let sent = Instant::now();
         let within = self.0.reserve_within;
-        // Worth deciding only while somebody waits: what comes later is released anyway.
         let (verb, account) = (Verb::Reserve, account.as_str());
-        let request = Request { id, verb, account, body: &body, within, valid_for: within };
+        let request =
+            Request { id, verb, account, body: &body, within, valid_for: reserve_valid_for(within) };
         match client.send(request).await {
             Ok(outcome) if outcome.accepted() => {
                 permit.success();
@@ -247,6 +251,25 @@ impl Calls {
                 hold.void(serde_json::json!({ "error": error.to_string() }).to_string());
                 Err(HoldError::Invalid(error.to_string()))
             }
+        }
+    }
+}
+
+/// How long a reserve is valid whose outcome is waited for `within` that time. What is decided after
+/// it is released by the drop of its hold.
+fn reserve_valid_for(within: Duration) -> Duration {
+    within.max(RESERVE_VALID_FOR_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_some_seconds_behind_makes_no_reserve_expire() {
+        for (within, valid_for) in [(5, 60), (60, 60), (300, 300)] {
+            let valid_for = Duration::from_secs(valid_for);
+            assert_eq!(reserve_valid_for(Duration::from_secs(within)), valid_for, "{within} s");
         }
     }
 }

@@ -36,6 +36,16 @@ pub(crate) fn sum(tokens: &Tokens, more: &Tokens) -> Tokens {
     sum
 }
 
+/// Of each dimension the larger count.
+pub(crate) fn most(tokens: &Tokens, others: &Tokens) -> Tokens {
+    let mut most = tokens.clone();
+    for (dimension, count) in &others.0 {
+        let larger = most.0.entry(dimension.clone()).or_default();
+        *larger = (*larger).max(*count);
+    }
+    most
+}
+
 /// `tokens` less `charged`, none below 0.
 pub(crate) fn minus(tokens: &Tokens, charged: &Tokens) -> Tokens {
     let left = |(dimension, count): (&Dimension, &u64)| {

@@ -213,7 +213,7 @@ mod tests {
             let tokens = serde_json::from_str(OBSERVED).expect("tokens");
             let charge = Charge { tokens, source: UsageSource::Reported, reason: "part" };
             let part = plan.part(&charge).expect("priced").expect("a command");
-            journal.parting(plan.hold, plan.reserve_id, &part).await.expect("written");
+            journal.parting(plan.hold, plan.reserve_id, &part, None, |written| written.expect("written"));
             journal.observed(plan.hold, rest.map(|tokens| (tokens.to_owned(), "reported")));
             let waits = Waits { settle: Duration::ZERO, drain: Duration::ZERO };
             let (desk, mut orders) = Desk::new(journal, Asset::USD, waits, Samples::default());

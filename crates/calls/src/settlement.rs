@@ -17,10 +17,11 @@ pub enum End {
     /// It was certainly never sent (connection refused). Not believed once anything has come.
     NotDispatched,
     /// The provider answered with an error, such as 429 or 500. If output had come before, this is
-    /// like [`End::Aborted`]. The statuses 408 and 504 say only that somebody waited too long:
-    /// they are [`End::Unknown`].
+    /// like [`End::Aborted`]. The statuses 408, 499, 504, 522 and 524 say only that somebody waited
+    /// too long or went away: they are [`End::Unknown`].
     ProviderError,
-    /// The provider finished. What it reported, if it did; without, the latest report of the whole
+    /// The provider finished. What it reported of this provider call, if it did: in place of what was
+    /// observed of it, and less what parts have charged of it. Without, the latest report of the whole
     /// call that was observed; without that too, what was reserved for is captured.
     Completed(Option<Tokens>),
     /// The stream broke, or was abandoned: what came is captured. When nothing shows that the
@@ -42,13 +43,20 @@ pub(crate) enum Action {
 /// The table. `dispatched` is whether the request may have gone to the provider.
 pub(crate) fn action(end: End, dispatched: bool, meter: &Meter, plan: &Plan) -> Action {
     match end {
-        End::Completed(Some(tokens)) => completed(meter.completed(plan, tokens)),
+        End::Completed(Some(tokens)) => completed(meter.left(plan, Some(tokens))),
         End::Completed(None) => {
             meter.reported(plan).map_or_else(|| Action::Capture(estimated(meter, plan)), completed)
         }
-        End::NotDispatched if !meter.began() => Action::Release("not_dispatched".into()),
-        End::Aborted if !dispatched && !meter.began() => Action::Release("not_dispatched".into()),
-        End::ProviderError if !meter.output_came() => Action::Release("provider_error".into()),
+        // What the last provider call came to says nothing of one before it.
+        End::NotDispatched if !meter.began(plan) && !meter.is_in_doubt() => {
+            Action::Release("not_dispatched".into())
+        }
+        End::Aborted if !dispatched && !meter.began(plan) && !meter.is_in_doubt() => {
+            Action::Release("not_dispatched".into())
+        }
+        End::ProviderError if !meter.output_came(plan) && !meter.is_in_doubt() => {
+            Action::Release("provider_error".into())
+        }
         End::NotDispatched | End::ProviderError | End::Unknown | End::Aborted => match meter.came(plan) {
             Some((tokens, source)) => Action::Capture(Charge { tokens, source, reason: "aborted" }),
             None => Action::Keep,
@@ -61,7 +69,7 @@ pub(crate) fn estimated(meter: &Meter, plan: &Plan) -> Charge {
     Charge { tokens: meter.estimate_left(plan), source: UsageSource::Estimated, reason: "usage_missing" }
 }
 
-fn completed(tokens: Tokens) -> Action {
+pub(crate) fn completed(tokens: Tokens) -> Action {
     Action::Capture(Charge { tokens, source: UsageSource::Reported, reason: "completed" })
 }
 
@@ -83,6 +91,19 @@ mod tests {
 
     fn capture(json: &str, source: UsageSource, reason: &'static str) -> Action {
         Action::Capture(Charge { tokens: tokens(json), source, reason })
+    }
+
+    /// A time-out, tried again under the same hold, and then turned away: the first may be billed.
+    #[test]
+    fn after_a_call_of_unknown_fate_nothing_is_released() {
+        for end in [End::NotDispatched, End::ProviderError, End::Aborted] {
+            let mut meter = seen(None, "");
+            meter.next_call(&plan());
+            assert_eq!(action(end.clone(), false, &meter, &plan()), Action::Keep, "{end:?}");
+        }
+        let mut told = seen(Some(r#"{"input":5,"output":2}"#), "");
+        told.next_call(&plan());
+        assert!(matches!(action(End::ProviderError, true, &told, &plan()), Action::Capture(_)));
     }
 
     #[test]
@@ -138,8 +159,25 @@ mod tests {
         let rest = r#"{"input":0,"output":400}"#;
         let ended = action(End::Completed(None), true, &meter, &plan());
         assert_eq!(ended, capture(rest, Estimated, "usage_missing"));
-        let ended = action(End::Completed(Some(tokens(r#"{"output":7}"#))), true, &meter, &plan());
-        assert_eq!(ended, capture(r#"{"output":7}"#, Reported, "completed"));
+        // A report is of the whole provider call.
+        let report = End::Completed(Some(tokens(r#"{"input":1000,"output":107}"#)));
+        let ended = action(report, true, &meter, &plan());
+        assert_eq!(ended, capture(r#"{"input":0,"output":7}"#, Reported, "completed"));
         assert_eq!(action(End::Aborted, true, &meter, &plan()), Action::Keep);
+        assert_eq!(action(End::Unknown, true, &meter, &plan()), Action::Keep);
+        let refused = action(End::ProviderError, true, &meter, &plan());
+        assert_eq!(refused, Action::Release("provider_error".into()));
+    }
+
+    #[test]
+    fn what_an_earlier_provider_call_used_is_charged_however_the_next_ends() {
+        let mut meter = seen(Some(r#"{"input":5,"output":2}"#), "");
+        meter.next_call(&plan());
+        let aborted = capture(r#"{"input":5,"output":2}"#, Reported, "aborted");
+        for end in [End::NotDispatched, End::ProviderError, End::Unknown, End::Aborted] {
+            assert_eq!(action(end.clone(), true, &meter, &plan()), aborted, "{end:?}");
+        }
+        let ended = action(End::Completed(Some(tokens(r#"{"input":1,"output":1}"#))), true, &meter, &plan());
+        assert_eq!(ended, capture(r#"{"input":6,"output":3}"#, Reported, "completed"));
     }
 }

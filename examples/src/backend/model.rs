@@ -44,7 +44,7 @@ pub enum ModelError {
     /// The request never reached the provider.
     #[error("the provider cannot be reached: {0}")]
     NotSent(String),
-    /// The provider turned the request away; it is not billed. Those of gateways that waited too long are not among
+    /// The provider turned the request away; it is not billed. Statuses of gateways are not among
     /// these: they say only that somebody waited too long.
     #[error("the provider answered {status}: {detail}")]
     Refused {
