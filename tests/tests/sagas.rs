@@ -552,10 +552,11 @@ async fn lost_sagas_are_all_begun_again_before_the_first_is_driven() -> Result<(
     let entries = runner.log().read_all(Some("tiny")).await?;
     let started = entries.iter().take(5).filter(|stored| stored.entry.what.kind() == "started").count();
     assert_eq!(started, 5);
-    while !reconciling.is_finished() {
+    let driven = wait::until("all have ended", SOON, async || {
         waiting.go.iter().for_each(|go| go.notify_waiters());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        reconciling.is_finished().then_some(())
+    });
+    driven.await?;
     let ended = reconciling.await?;
     ensure!(ended.len() == 5 && ended.iter().all(|saga| saga.outcome.is_ok()), "{ended:?}");
     Ok(())
@@ -632,7 +633,6 @@ async fn who_leaves_before_the_first_byte_of_a_chat_pays_for_it() -> Result<()> 
             let _ = socket.read(&mut request).await?;
             asked.notify_one();
             gone.notified().await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
             let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
             let text = json!({"choices": [{"delta": {"content": "01234567"}}]});
             let usage = json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 7}});

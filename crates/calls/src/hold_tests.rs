@@ -1,3 +1,5 @@
+//! What becomes of a hold, by what its journal and its driver are told.
+
 use futures_util::FutureExt as _;
 use holdfast_core::body::Capture;
 use holdfast_core::{Asset, Verb};

@@ -1,3 +1,5 @@
+//! The journal on a real file: states, locks, and what survives.
+
 use super::testing::Folder;
 use super::*;
 
