@@ -53,12 +53,35 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 fn packages() -> Result<Vec<Value>> {
+    let metadata = metadata()?;
+    Ok(metadata["packages"].as_array().context("packages")?.clone())
+}
+
+fn metadata() -> Result<Value> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).current_dir(project());
     let output = cargo.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(metadata["packages"].as_array().context("packages")?.clone())
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// `cargo run -- demo` of the README names no program, so there must be one that is meant.
+#[test]
+fn cargo_run_runs_holdfast() -> Result<()> {
+    let metadata = metadata()?;
+    let members = metadata["workspace_default_members"].as_array().context("default members")?;
+    let packages = metadata["packages"].as_array().context("packages")?;
+    let is_program =
+        |target: &&Value| target["kind"].as_array().is_some_and(|kinds| kinds.contains(&"bin".into()));
+    let programs: Vec<&str> = packages
+        .iter()
+        .filter(|package| members.contains(&package["id"]))
+        .flat_map(|package| package["targets"].as_array().into_iter().flatten())
+        .filter(is_program)
+        .filter_map(|target| target["name"].as_str())
+        .collect();
+    assert_eq!(programs, ["holdfast"]);
+    Ok(())
 }
 
 /// The names of a package's ordinary dependencies.
