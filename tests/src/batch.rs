@@ -1,6 +1,7 @@
-//! Batches as a service sends them, without a client's help.
+//! Commands and batches as a service sends them, without a client's help.
 
 use anyhow::{Context, Result, ensure};
+use async_nats::Message;
 use futures_util::StreamExt;
 use holdfast_core::Timestamp;
 use holdfast_protocol::envelope::BATCH;
@@ -15,46 +16,62 @@ use crate::{AUDIENCE, SOON, keys};
 
 const INSTANCE: &str = "batch-test";
 
-/// Publishes batches as `backend` and reads their outcomes.
+/// Publishes as an instance of `backend` and reads what it is told.
 pub struct Publisher {
     nats: async_nats::Client,
     outcomes: async_nats::Subscriber,
     keys: ClientKeys,
+    instance: String,
 }
 
 impl Publisher {
     /// Connects and listens.
     pub async fn new(tenant: &Tenant) -> Result<Self> {
+        Publisher::named(tenant, INSTANCE).await
+    }
+
+    /// Connects and listens as the instance `instance`.
+    pub async fn named(tenant: &Tenant, instance: &str) -> Result<Self> {
         let options = async_nats::ConnectOptions::new();
         let nats = holdfast_client::nats::connect(tenant.nats_url("backend"), "test", options).await;
         let nats = nats.map_err(anyhow::Error::msg)?;
-        let outcomes = nats.subscribe(subject::outcomes("backend", INSTANCE)).await?;
-        Ok(Publisher { nats, outcomes, keys: keys("backend")? })
+        let outcomes = nats.subscribe(subject::outcomes("backend", instance)).await?;
+        Ok(Publisher { nats, outcomes, keys: keys("backend")?, instance: instance.to_owned() })
     }
 
-    /// Sends `members` and waits for `expected` outcomes.
-    pub async fn send(&mut self, members: &Value, expected: usize) -> Result<Vec<Outcome>> {
-        let body = RawValue::from_string(members.to_string())?;
+    /// Publishes one command and waits for nothing.
+    pub async fn publish(&self, id: Uuid, verb: &str, account: &str, body: &Value) -> Result<()> {
+        let body = RawValue::from_string(body.to_string())?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let now = Timestamp::from_micros(now.as_micros().try_into()?);
         let draft = Draft {
-            id: Uuid::now_v7(),
+            id,
             audience: AUDIENCE,
-            verb: BATCH,
-            account: "user-1",
-            reply: INSTANCE,
+            verb,
+            account,
+            reply: &self.instance,
             issued_at: now,
             expires_at: now.plus_millis(60_000),
             body: &body,
         };
-        self.nats.publish(draft.subject(&self.keys.issuer), draft.sign(&self.keys).into()).await?;
+        Ok(self.nats.publish(draft.subject(&self.keys.issuer), draft.sign(&self.keys).into()).await?)
+    }
+
+    /// The next message to this instance, whose signature must hold.
+    pub async fn told(&mut self) -> Result<Message> {
+        let message = tokio::time::timeout(SOON, self.outcomes.next()).await?.context("outcomes")?;
+        let header = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
+        let header = header.context("a signature")?.as_str();
+        ensure!(signature_holds(&self.keys.outcome, &message.subject, &message.payload, header));
+        Ok(message)
+    }
+
+    /// Sends `members` as a batch and waits for `expected` outcomes.
+    pub async fn send(&mut self, members: &Value, expected: usize) -> Result<Vec<Outcome>> {
+        self.publish(Uuid::now_v7(), BATCH, "user-1", members).await?;
         let mut told: Vec<Outcome> = Vec::new();
         while told.len() < expected {
-            let message = tokio::time::timeout(SOON, self.outcomes.next()).await?.context("outcomes")?;
-            let header = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
-            let header = header.context("a signature")?.as_str();
-            ensure!(signature_holds(&self.keys.outcome, &message.subject, &message.payload, header));
-            told.extend(serde_json::from_slice::<Vec<Outcome>>(&message.payload)?);
+            told.extend(serde_json::from_slice::<Vec<Outcome>>(&self.told().await?.payload)?);
         }
         Ok(told)
     }

@@ -1,7 +1,8 @@
 //! The log as evidence: append-only, replayable, verifiable.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_core::Verb;
+use holdfast_core::{AccountId, Position, Verb};
+use holdfast_projector::queries;
 use holdfast_store::connect::connect;
 use holdfast_store::{Role, StoreError};
 use holdfast_testkit::tenant::Tenant;
@@ -37,6 +38,11 @@ async fn history(tenant: &Tenant) -> Result<i64> {
         send(Verb::ReverseTopUp, &format!(r#"{{"of":{of},"reason":"chargeback"}}"#)).await?;
     }
     backend.send(Verb::Deduct, "nobody", r#"{"amount":1}"#).await?;
+    // More than a row of `activity` has room for, twice.
+    for n in 0..100 {
+        let user = ["ann", "bob", "nobody"][n % 7 % 3];
+        backend.send(Verb::Deduct, user, r#"{"amount":"0.01"}"#).await?;
+    }
     let mut connection = database(tenant).await?;
     let end = count(&mut connection, "SELECT position FROM ledger_head").await?;
     wait::until("the projections have caught up", SOON, async || {
@@ -75,6 +81,62 @@ async fn a_replay_equals_the_projections_and_a_rebuild_changes_nothing() -> Resu
     assert_eq!(everything_projected(&mut connection).await?, before);
     let (fine, part) = json(&tenant, &["replay", "--to", "10"]).await?;
     assert!(fine && part["position"] == 10, "{part}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_statement_has_every_event_of_its_account_wherever_it_is_entered() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let end = history(&tenant).await?;
+    let mut connection = database(&tenant).await?;
+    for user in ["ann", "bob"] {
+        let sql = "SELECT position FROM ledger_event WHERE account = $1 ORDER BY position DESC";
+        let logged: Vec<(i64,)> =
+            sqlx::query_as(sql).bind(user.as_bytes()).fetch_all(&mut connection).await?;
+        let account = AccountId::new(user)?;
+        for before in (0..=end + 1).chain([i64::MIN, i64::MAX]) {
+            let page = queries::statement(&mut connection, 0, &account, Some(Position(before)), 7).await?;
+            let page: Vec<i64> = page.iter().map(|row| row.event.position.0).collect();
+            let expected = logged.iter().map(|(position,)| *position).filter(|position| *position < before);
+            assert_eq!(page, expected.take(7).collect::<Vec<_>>(), "{user} before {before}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn activity_of_an_earlier_version_is_carried_over() -> Result<()> {
+    const BEFORE: [&str; 5] = [
+        include_str!("../../migrations/0001_log.sql"),
+        include_str!("../../migrations/0002_projections.sql"),
+        include_str!("../../migrations/0003_lighter_projections.sql"),
+        include_str!("../../migrations/0004_appending.sql"),
+        include_str!("../../migrations/0005_prices.sql"),
+    ];
+    const MIGRATION: &str = include_str!("../../migrations/0006_activity_in_runs.sql");
+    let tenant = Tenant::new().await?;
+    for events in [0, 1, 63, 64, 65, 130] {
+        database(&tenant).await?.execute(AssertSqlSafe(format!("CREATE DATABASE earlier_{events}"))).await?;
+        let name = tenant.database_url.rsplit('/').next().context("a database")?;
+        let url = tenant.database_url.replace(&format!("/{name}"), &format!("/earlier_{events}"));
+        let mut connection = connect(&url, Role::Login).await?;
+        for migration in BEFORE {
+            sqlx::raw_sql(migration).execute(&mut connection).await?;
+        }
+        // Every tenth event is a rejection of an unknown account, which had no row.
+        let filled = format!(
+            "INSERT INTO projection.activity (partition, position, previous)
+             SELECT 0, p, p * 1000 FROM generate_series(1, {events}) p WHERE p % 10 <> 0;
+             UPDATE projection.checkpoint SET position = {events}"
+        );
+        sqlx::raw_sql(AssertSqlSafe(filled)).execute(&mut connection).await?;
+        sqlx::raw_sql(MIGRATION).execute(&mut connection).await?;
+        let sql = "SELECT run, previous FROM projection.activity ORDER BY run";
+        let runs: Vec<(i64, Vec<i64>)> = sqlx::query_as(sql).fetch_all(&mut connection).await?;
+        let expected = (1..=events).map(|p| if p % 10 == 0 { 0 } else { p * 1000 }).collect::<Vec<i64>>();
+        let expected = expected.chunks(64).zip(0..).map(|(run, n)| (n, run.to_vec())).collect::<Vec<_>>();
+        assert_eq!(runs, expected, "of {events}");
+    }
     Ok(())
 }
 

@@ -3,9 +3,15 @@
 use anyhow::Result;
 use futures_util::future::join_all;
 use holdfast_core::Verb;
+use holdfast_core::chain::fingerprint;
+use holdfast_protocol::Outcome;
+use holdfast_protocol::outcome::Answer;
+use holdfast_protocol::token::hex;
 use holdfast_testkit::tenant::Tenant;
 use holdfast_testkit::wait;
+use holdfast_tests::batch::{Publisher, member};
 use holdfast_tests::{SOON, Serve, client, count, database, jetstream};
+use serde_json::json;
 use uuid::Uuid;
 
 #[tokio::test]
@@ -68,6 +74,48 @@ async fn one_command_is_one_event_however_often_it_is_sent() -> Result<()> {
     assert!(moved.detail.is_some_and(|detail| detail.contains("verb")));
     let mut connection = database(&tenant).await?;
     assert_eq!(count(&mut connection, "SELECT count(*) FROM ledger_event").await?, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_instance_that_gathers_is_told_the_outcomes_of_a_commit_together() -> Result<()> {
+    const COMMANDS: usize = 400;
+    let tenant = Tenant::new().await?;
+    Serve::start(&tenant).await?.stop().await?;
+    let mut together = Publisher::named(&tenant, "gather-1").await?;
+    let mut alone = Publisher::named(&tenant, "gathers-not").await?;
+    // What waits for the ledger is decided in few commits.
+    let ids: Vec<Uuid> = (0..COMMANDS).map(|_| Uuid::now_v7()).collect();
+    let body = |n: usize| if n % 50 == 7 { json!({"tier": ""}) } else { json!({"tier": "free"}) };
+    for (n, id) in ids.iter().enumerate() {
+        together.publish(*id, "open_account", &format!("user-{n}"), &body(n)).await?;
+    }
+    let (single, terms) = (Uuid::now_v7(), json!({"tier": "pro"}));
+    alone.publish(single, "open_account", "user-pro", &terms).await?;
+    let _ledger = Serve::start(&tenant).await?;
+
+    let (mut answers, mut messages): (Vec<Answer>, usize) = (Vec::new(), 0);
+    while answers.len() < COMMANDS {
+        let message = together.told().await?;
+        assert_eq!(message.subject.as_str(), "ledger.rsp.backend.gather-1.gathered");
+        answers.extend(serde_json::from_slice::<Vec<Answer>>(&message.payload)?);
+        messages += 1;
+    }
+    eprintln!("{COMMANDS} outcomes in {messages} messages");
+    assert!(messages < COMMANDS / 4, "{messages}");
+    for (n, (answer, id)) in answers.iter().zip(&ids).enumerate() {
+        let said = fingerprint("open_account", &format!("user-{n}"), body(n).to_string().as_bytes());
+        let kind = if n % 50 == 7 { "refused" } else { "account_opened" };
+        assert_eq!((answer.outcome.id, answer.outcome.kind.as_str()), (*id, kind));
+        assert_eq!(answer.fingerprint, hex(&said));
+    }
+    let message = alone.told().await?;
+    assert_eq!(message.subject.as_str(), format!("ledger.rsp.backend.gathers-not.{single}"));
+    assert_eq!(serde_json::from_slice::<Outcome>(&message.payload)?.id, single);
+
+    // A batch's outcomes are together already, under its own id.
+    let batch = json!([member(Uuid::now_v7(), "top_up", "user-1", json!({"amount": "1"}))]);
+    assert_eq!(together.send(&batch, 1).await?[0].kind, "topped_up");
     Ok(())
 }
 

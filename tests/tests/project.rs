@@ -49,7 +49,21 @@ const EDGES: &[(&str, &[&str])] = &[
             "testkit",
         ],
     ),
-    ("tests", &["calls", "client", "core", "examples", "prices", "protocol", "saga", "store", "testkit"]),
+    (
+        "tests",
+        &[
+            "calls",
+            "client",
+            "core",
+            "examples",
+            "prices",
+            "projector",
+            "protocol",
+            "saga",
+            "store",
+            "testkit",
+        ],
+    ),
 ];
 
 fn packages() -> Result<Vec<Value>> {

@@ -76,7 +76,7 @@ async fn holds(
     let mut rows = pin!(queries::every_hold(connection, partition));
     while let Some((owner, id, hold)) = rows.next().await.transpose()? {
         projected += 1;
-        let by_log = folded.account(&owner).and_then(|account| account.holds.get(&id)).map(Box::as_ref);
+        let by_log = folded.account(&owner).and_then(|account| account.holds.get(&id));
         if by_log != Some(&hold) && differences.len() < DIFFERENCES_MAX {
             differences
                 .push(format!("hold {id} of account {owner:?} is {by_log:?} by the log, {hold:?} projected"));

@@ -5,11 +5,14 @@
 //! head by somebody with every right is only told by an anchor kept elsewhere; keep the hash that
 //! `verify` prints.
 
+use futures_util::StreamExt;
 use holdfast_core::chain::{GENESIS, Hash};
 use holdfast_core::{AccountId, Position};
 use holdfast_prices::Book;
 use holdfast_protocol::RootToken;
+use holdfast_protocol::token::hex;
 use holdfast_store::{Head, Row, StoreError, copy, head};
+use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use crate::compare;
@@ -111,6 +114,7 @@ pub async fn verify(
     }
     let mut findings = walk.ends_at(&head);
     findings.extend(references(&mut connection, partition).await?);
+    findings.extend(evidence(&mut connection, partition).await?);
     findings.extend(balances(&mut connection, partition, &walk.folded, checkpoint).await?);
     Ok(walk.report(findings))
 }
@@ -229,6 +233,21 @@ async fn references(connection: &mut PgConnection, partition: i16) -> Result<Vec
         problem: "ledger_ref and the event do not agree".to_owned(),
     };
     Ok(rows.into_iter().map(finding).collect())
+}
+
+/// The envelopes of batches are those that their events name by digest.
+async fn evidence(connection: &mut PgConnection, partition: i16) -> Result<Vec<Finding>, StoreError> {
+    let query = sqlx::query_as("SELECT digest, envelope FROM ledger_evidence WHERE partition = $1");
+    let mut rows = query.bind(partition).fetch(connection);
+    let mut findings = Vec::new();
+    while let Some((digest, envelope)) = rows.next().await.transpose()? {
+        let (digest, envelope): (Vec<u8>, Vec<u8>) = (digest, envelope);
+        if Sha256::digest(&envelope).as_slice() != digest {
+            let problem = format!("the envelope of the batch {} is another one", hex(&digest));
+            findings.push(Finding { position: None, check: "evidence", problem });
+        }
+    }
+    Ok(findings)
 }
 
 /// Money is conserved, and the projections say what the log says.

@@ -10,6 +10,7 @@ use holdfast_client::nats;
 use holdfast_core::{CommandId, Timestamp, Verb};
 use holdfast_protocol::envelope::BATCH;
 use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature_holds};
+use holdfast_protocol::subject::GATHERING;
 use holdfast_protocol::{ClientKeys, Draft, subject};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,6 +20,8 @@ use crate::deployment::{AUDIENCE, Deployment};
 
 /// For how long a command is worth deciding.
 const VALID_MS: u64 = 60_000;
+/// How the subject of outcomes that are told together ends.
+const GATHERED: &str = ".gathered";
 /// Outcomes that may wait to be looked at.
 const OUTCOMES_MAX: usize = 1 << 18;
 
@@ -55,12 +58,19 @@ pub(crate) struct Told {
     pub(crate) code: Option<String>,
 }
 
+/// One outcome of many that are told together. The generator never uses an id twice, so that it need not
+/// look whose command is answered.
+#[derive(Deserialize)]
+struct Answered {
+    outcome: Told,
+}
+
 impl Bus {
     pub(crate) async fn connect(deployment: &Deployment) -> Result<Self> {
         let options = ConnectOptions::new().subscription_capacity(OUTCOMES_MAX).client_capacity(16_384);
         let url = deployment.stack.nats.url("backend");
         let client = nats::connect(&url, "holdfast bench", options).await.map_err(anyhow::Error::msg)?;
-        let (keys, instance) = (deployment.keys()?, Uuid::new_v4().simple().to_string());
+        let (keys, instance) = (deployment.keys()?, format!("{GATHERING}{}", Uuid::new_v4().simple()));
         let outcomes = client.subscribe(subject::outcomes(keys.issuer.as_str(), &instance)).await?;
         client.flush().await?;
         Ok(Bus { client, outcomes, keys, instance })
@@ -115,18 +125,19 @@ impl Bus {
         }
     }
 
-    /// Checks the signature and reads one outcome, or those of a batch.
+    /// Checks the signature and reads the outcomes.
     fn read(&self, message: &Message) -> Result<Vec<Told>> {
         let header = message.headers.as_ref().and_then(|headers| headers.get(SIGNATURE_HEADER));
         let header = header.context("an outcome without a signature")?.as_str();
         if !signature_holds(&self.keys.outcome, &message.subject, &message.payload, header) {
             bail!("an outcome whose signature does not hold");
         }
-        if message.payload.first() == Some(&b'[') {
-            Ok(serde_json::from_slice(&message.payload)?)
-        } else {
-            Ok(vec![serde_json::from_slice(&message.payload)?])
+        if message.subject.ends_with(GATHERED) {
+            let answers: Vec<Answered> = serde_json::from_slice(&message.payload)?;
+            return Ok(answers.into_iter().map(|answer| answer.outcome).collect());
         }
+        // Those of a batch.
+        Ok(serde_json::from_slice(&message.payload)?)
     }
 }
 

@@ -16,7 +16,9 @@ use holdfast_core::{
 };
 use holdfast_store::connect::{connect, migrate};
 use holdfast_store::record::Link;
-use holdfast_store::{Applied, Record, Role, Writer};
+use holdfast_store::{Applied, Head, Record, Role, Writer};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::deployment::{Deployment, PARTITION};
@@ -83,9 +85,12 @@ pub(crate) async fn floor(deployment: &Deployment) -> Result<Figures> {
         .cpu(&per_thousand(&before, &processes.cpu(), count)))
 }
 
-/// The rules and the writer, with accounts in memory.
+/// The rules, with accounts in memory, and a task that appends one batch while the next is decided.
 struct Store {
-    writer: Writer,
+    batches: mpsc::Sender<Vec<Record>>,
+    appending: JoinHandle<Result<()>>,
+    /// Where the log ends once everything that was decided is appended.
+    head: Head,
     accounts: HashMap<AccountId, Option<Account>>,
     records: Vec<Record>,
     issuer: Issuer,
@@ -96,8 +101,11 @@ struct Store {
 
 impl Store {
     fn new(writer: Writer) -> Result<Self> {
+        let (batches, waiting) = mpsc::channel(1);
         Ok(Store {
-            writer,
+            head: writer.head().clone(),
+            batches,
+            appending: tokio::spawn(append(writer, waiting)),
             accounts: HashMap::new(),
             records: Vec::with_capacity(BATCH),
             issuer: Issuer::new("backend")?,
@@ -116,7 +124,8 @@ impl Store {
         self.append().await
     }
 
-    async fn live(&mut self, commands: usize, accounts: usize) -> Result<usize> {
+    /// Lives lives until `commands` were decided, and waits until all are appended.
+    async fn live(mut self, commands: usize, accounts: usize) -> Result<usize> {
         let (pick, mut books, mut done) = (Pick::zipf(accounts), crate::workload::Books::default(), 0);
         while done < commands {
             let mut life = Life::new(&pick, &mut self.random);
@@ -131,13 +140,15 @@ impl Store {
             }
         }
         self.append().await?;
+        drop(self.batches);
+        self.appending.await??;
         Ok(done)
     }
 
     async fn decide(&mut self, verb: Verb, account: usize, id: Uuid, body: &str) -> Result<()> {
         let intent = Intent::parse(verb, body.as_bytes(), &self.issuer, id);
         let intent = intent.map_err(|refusal| anyhow::anyhow!("{}", refusal.detail()))?;
-        let now = Timestamp::from_micros(self.writer.head().lane_time.micros() + 1);
+        let now = Timestamp::from_micros(self.head.lane_time.micros() + 1);
         let expires_at = now.plus_millis(60_000);
         let (issuer, account) = (self.issuer.clone(), AccountId::new(&name(account))?);
         let command = Command { issuer, id, account, expires_at, intent };
@@ -149,7 +160,7 @@ impl Store {
         };
         let (posted, held) = balances_after(state.as_ref(), &fact);
         let asset = state.as_ref().map(|account| account.asset).or_else(|| self.assets.find("USD"));
-        let head = self.writer.head();
+        let head = &self.head;
         let last = self.records.last();
         let event = Event {
             position: last.map_or(head.position, |record| record.event.position).next(),
@@ -172,10 +183,22 @@ impl Store {
     }
 
     async fn append(&mut self) -> Result<()> {
-        if !self.records.is_empty() {
-            self.writer.append(&self.records, &Vec::new(), Applied::default()).await.context("appending")?;
-            self.records.clear();
+        let Some(last) = self.records.last() else { return Ok(()) };
+        let (position, hash, lane_time) = (last.event.position, last.hash, last.event.time);
+        self.head = Head { position, hash, lane_time, ..self.head.clone() };
+        let batch = std::mem::replace(&mut self.records, Vec::with_capacity(BATCH));
+        if self.batches.send(batch).await.is_err() {
+            (&mut self.appending).await??;
         }
+        // As in the lane: one batch is decided while another is appended, and no third.
+        self.batches.reserve().await.context("appending has ended")?;
         Ok(())
     }
+}
+
+async fn append(mut writer: Writer, mut batches: mpsc::Receiver<Vec<Record>>) -> Result<()> {
+    while let Some(records) = batches.recv().await {
+        writer.append(&records, &Vec::new(), Applied::default()).await.context("appending")?;
+    }
+    Ok(())
 }

@@ -21,7 +21,8 @@ use futures_util::StreamExt;
 use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Issuer, Timestamp, Verb};
 use holdfast_protocol::envelope::ENVELOPE_MAX_BYTES;
-use holdfast_protocol::outcome::{FINGERPRINT_HEADER, SIGNATURE_HEADER, signature_holds};
+use holdfast_protocol::outcome::{Answer, FINGERPRINT_HEADER, SIGNATURE_HEADER, signature_holds};
+use holdfast_protocol::subject::GATHERING;
 use holdfast_protocol::token::hex;
 use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
 use serde_json::value::RawValue;
@@ -123,7 +124,7 @@ impl Client {
         let name = format!("holdfast client {issuer}");
         let connect = ConnectOptions::new().subscription_capacity(OUTCOMES_MAX);
         let nats = nats::connect(&options.nats_url, &name, connect).await.map_err(ClientError::Connect)?;
-        let instance: Arc<str> = Uuid::new_v4().simple().to_string().into();
+        let instance: Arc<str> = format!("{GATHERING}{}", Uuid::new_v4().simple()).into();
         let subject = subject::outcomes(issuer.as_str(), &instance);
         let outcomes = nats.subscribe(subject).await;
         let mut outcomes = outcomes.map_err(|error| ClientError::Connect(error.to_string()))?;
@@ -235,17 +236,35 @@ fn deliver(waiters: &Waiters, keys: &ClientKeys, message: &Message) {
     let header = |name| message.headers.as_ref()?.get(name).map(|value| value.as_str());
     let authentic = header(SIGNATURE_HEADER)
         .is_some_and(|header| signature_holds(&keys.outcome, &message.subject, &message.payload, header));
-    let outcome = serde_json::from_slice::<Outcome>(&message.payload);
-    let (true, Ok(outcome)) = (authentic, outcome) else {
+    if !authentic {
         tracing::warn!(subject = %message.subject, "an outcome that the ledger did not sign was dropped");
         return;
-    };
-    let fingerprint = header(FINGERPRINT_HEADER);
-    let mut waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(waiting) = waiters.get_mut(&outcome.id) else { return };
-    for waiter in waiting.extract_if(.., |waiter| Some(waiter.fingerprint.as_str()) == fingerprint) {
-        let _ = waiter.outcome.send(outcome.clone());
     }
+    let answers = match read(&message.payload, header(FINGERPRINT_HEADER)) {
+        Ok(answers) => answers,
+        Err(error) => {
+            tracing::warn!(subject = %message.subject, %error, "an outcome that cannot be read was dropped");
+            return;
+        }
+    };
+    let mut waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
+    for Answer { fingerprint, outcome } in answers {
+        let Some(waiting) = waiters.get_mut(&outcome.id) else { continue };
+        for waiter in waiting.extract_if(.., |waiter| waiter.fingerprint == fingerprint) {
+            let _ = waiter.outcome.send(outcome.clone());
+        }
+    }
+}
+
+/// What a message tells. A ledger that does not gather yet tells an outcome alone, with its fingerprint
+/// in a header.
+fn read(payload: &[u8], fingerprint: Option<&str>) -> serde_json::Result<Vec<Answer>> {
+    if payload.first() == Some(&b'[') {
+        return serde_json::from_slice(payload);
+    }
+    let (fingerprint, outcome) =
+        (fingerprint.unwrap_or_default().to_owned(), serde_json::from_slice(payload)?);
+    Ok(vec![Answer { fingerprint, outcome }])
 }
 
 /// One caller's place among those who wait.

@@ -1,11 +1,9 @@
 //! A billing account: its terms, its balances, and the holds that are of interest.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::hold::Hold;
-use crate::id::{AccountId, HoldId, Position};
+use crate::holds::Holds;
+use crate::id::{AccountId, Position};
 use crate::money::{Asset, Units};
 use crate::text::Tier;
 
@@ -57,9 +55,8 @@ pub struct Account {
     pub opening: Opening,
     /// Its last event.
     pub last_position: Position,
-    /// Its holds, by id. Boxed: a node of the map has room for eleven entries, and most accounts
-    /// have one.
-    pub holds: BTreeMap<HoldId, Box<Hold>>,
+    /// Its holds, by id.
+    pub holds: Holds,
 }
 
 /// The terms that an account was opened with.
@@ -90,6 +87,6 @@ impl Account {
     /// How many of the known holds are open.
     #[must_use]
     pub fn open_holds(&self) -> usize {
-        self.holds.values().filter(|hold| hold.is_open()).count()
+        self.holds.iter().filter(|(_, hold)| hold.is_open()).count()
     }
 }

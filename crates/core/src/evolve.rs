@@ -8,6 +8,7 @@ use crate::account::{Account, AccountStatus, Opening};
 use crate::chain::Hash;
 use crate::event::{Event, Fact, Kind};
 use crate::hold::{End, Hold, HoldStatus, OnExpiry, Policies};
+use crate::holds::Holds;
 use crate::id::{HoldId, Position};
 use crate::money::Units;
 use crate::time::Timestamp;
@@ -69,7 +70,7 @@ fn opened(event: &Event) -> Option<Account> {
         held: 0,
         opening: Opening { position: event.position, tier: tier.clone(), overdraft_limit: *overdraft_limit },
         last_position: event.position,
-        holds: std::collections::BTreeMap::new(),
+        holds: Holds::default(),
     })
 }
 
@@ -169,7 +170,7 @@ fn reserve(
         last_position: event.position,
         rates,
     };
-    account.holds.insert(id, Box::new(hold)).is_none().then_some(())
+    account.holds.insert(id, hold).is_none().then_some(())
 }
 
 fn entomb(account: &mut Account, event: &Event, id: HoldId) -> Option<()> {
@@ -185,13 +186,13 @@ fn entomb(account: &mut Account, event: &Event, id: HoldId) -> Option<()> {
         last_position: event.position,
         rates: None,
     };
-    account.holds.insert(id, Box::new(hold)).is_none().then_some(())
+    account.holds.insert(id, hold).is_none().then_some(())
 }
 
 fn open_hold<'a>(account: &'a mut Account, id: HoldId, event: &Event) -> Option<&'a mut Hold> {
     let hold = account.holds.get_mut(&id).filter(|hold| hold.is_open())?;
     hold.last_position = event.position;
-    Some(hold.as_mut())
+    Some(hold)
 }
 
 fn end(hold: &mut Hold, status: HoldStatus, event: &Event) {

@@ -64,7 +64,8 @@ fn check(before: Option<&Account>, after: Option<&Account>, event: &Event) {
     };
     assert_eq!(&Event::from_log(columns, &event.body()).expect("readable"), event);
     let Some(account) = after else { return };
-    let promised: Units = account.holds.values().filter(|hold| hold.is_open()).map(|hold| hold.amount).sum();
+    let promised: Units =
+        account.holds.iter().filter(|(_, hold)| hold.is_open()).map(|(_, hold)| hold.amount).sum();
     assert_eq!(account.held, promised, "held is what open holds were promised");
     assert!(account.held >= 0);
     let was = before.map_or(0, |account| account.available().saturating_add(account.overdraft_limit));
@@ -73,7 +74,7 @@ fn check(before: Option<&Account>, after: Option<&Account>, event: &Event) {
         is >= was.min(0) || matches!(event.fact, Fact::AccountSet { .. }),
         "nothing overspends: {event:?}"
     );
-    for (id, hold) in &account.holds {
+    for (id, hold) in account.holds.iter() {
         let ended_before = before.and_then(|account| account.holds.get(id)).and_then(|hold| hold.ended);
         if let (Some(first), Some(now)) = (ended_before, hold.ended) {
             let late = matches!(event.fact, Fact::CapturedLate { .. });

@@ -53,6 +53,8 @@ const BACKOFF: Duration = Duration::from_millis(250);
 
 /// The most messages of one run: a run shares the cost of handing it over.
 const RUN_MESSAGES: usize = 256;
+/// A run with so many bytes is handed over: the lane decides one batch envelope while the next is read.
+const RUN_BYTES: usize = 128 * 1024;
 /// How many bytes messages may take in the process at once, from here until their outcomes have left.
 const ROOM_BYTES: usize = 48 * 1024 * 1024;
 /// What a message takes once it is read and decided, in times of its bytes.
@@ -182,7 +184,7 @@ impl Intake {
                 }
             };
             // What has come already is handed over with it.
-            let (mut run, mut next) = (Vec::with_capacity(RUN_MESSAGES), Some(message));
+            let (mut run, mut bytes, mut next) = (Vec::with_capacity(RUN_MESSAGES), 0, Some(message));
             while let Some(message) = next {
                 let message = message.ok_or_else(|| BusError("the deliveries ended".to_owned()));
                 let message = message.and_then(|message| message.map_err(BusError::of));
@@ -194,8 +196,10 @@ impl Intake {
                     }
                 };
                 let Some(delivery) = delivery else { return Ok(()) };
+                bytes += delivery.payload.len();
                 run.push(delivery);
-                next = if run.len() < RUN_MESSAGES { messages.next().now_or_never() } else { None };
+                let room = run.len() < RUN_MESSAGES && bytes < RUN_BYTES;
+                next = if room { messages.next().now_or_never() } else { None };
             }
             if !self.hand_over(run).await {
                 return Ok(());

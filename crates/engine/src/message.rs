@@ -81,8 +81,18 @@ pub(crate) struct Reply {
     pub(crate) key: Arc<Accepted>,
     /// Of the whole message: it says which one is answered.
     pub(crate) fingerprint: Hash,
-    /// Whether outcomes are told as a list.
-    pub(crate) is_batch: bool,
+    pub(crate) telling: Telling,
+}
+
+/// How outcomes are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// Each by itself.
+    Alone,
+    /// Those of a batch as lists.
+    Listed,
+    /// Together with those of other messages, as lists of answers.
+    Gathered,
 }
 
 impl Message {
@@ -184,11 +194,16 @@ impl Reply {
 }
 
 fn reply(authentic: &Authentic<'_>) -> Option<Reply> {
+    let telling = match (authentic.is_batch(), authentic.is_gathered()) {
+        (true, _) => Telling::Listed,
+        (_, true) => Telling::Gathered,
+        _ => Telling::Alone,
+    };
     Some(Reply {
         subject: authentic.reply_subject()?,
         key: Arc::clone(authentic.key),
         fingerprint: authentic.fingerprint(),
-        is_batch: authentic.is_batch(),
+        telling,
     })
 }
 

@@ -105,8 +105,7 @@ impl Relay {
             must_be_unbroken(&self.client, connects)?;
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
-            let committed = *self.committed.borrow();
-            self.recent.yield_to_lane(at, committed).await;
+            self.recent.yield_to_lane(at, &self.committed).await;
             let read = recent::after(&self.recent, &mut connection, self.partition, at, BATCH_EVENTS_MAX);
             let run = within(READ_WITHIN, read).await?;
             match run.last() {

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use async_nats::{Client, connection, jetstream};
 use futures_util::future::{BoxFuture, FutureExt};
-use holdfast_core::Position;
 use holdfast_engine::{Health, bus};
 use holdfast_http::{Monitor, QueueStats};
-use holdfast_projector::queries;
+use holdfast_projector::{Progress, queries};
 use holdfast_store::head;
 use sqlx::PgPool;
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ pub(crate) struct LedgerMonitor {
     pub(crate) health: Arc<Health>,
     pub(crate) pool: PgPool,
     pub(crate) nats: Client,
-    pub(crate) projected: watch::Receiver<Position>,
+    pub(crate) projected: Progress,
     /// What is wrong with the projector.
     pub(crate) projector: watch::Receiver<Option<String>>,
 }
@@ -59,7 +58,7 @@ impl Monitor for LedgerMonitor {
                 applied,
                 last_sequence,
                 position: head.position.0,
-                projected: self.projected.borrow().0,
+                projected: self.projected.at().0,
                 open_holds,
             })
         }

@@ -14,7 +14,7 @@ use holdfast_client::{Client, ClientOptions};
 use holdfast_core::{Issuer, Position};
 use holdfast_engine::{Health, Lane, LaneConfig, Relay, SystemClock, bus};
 use holdfast_http::{Facade, FacadeConfig};
-use holdfast_projector::Projector;
+use holdfast_projector::{Progress, Projector};
 use holdfast_protocol::verify::Rules;
 use holdfast_protocol::{ClientKeys, Issuers, RootToken};
 use holdfast_store::Role;
@@ -115,7 +115,7 @@ impl Ledger {
         let events = bus::connect(&config.nats_url, "holdfast relay").await?;
         let queries = bus::connect(&config.nats_url, "holdfast monitor").await?;
         let (committed_sender, committed) = watch::channel(Position::default());
-        let (projected_sender, projected) = watch::channel(Position::default());
+        let projected = Progress::default();
         let (problem_sender, projector_problem) = watch::channel(None);
         let recent = Arc::new(Recent::default());
         let health = Arc::new(Health::default());
@@ -143,7 +143,7 @@ impl Ledger {
             partition: PARTITION,
             recent: Arc::clone(&recent),
             committed: committed.clone(),
-            checkpoint: projected_sender,
+            progress: projected.clone(),
             problem: problem_sender,
         };
         let relay = Relay {

@@ -10,6 +10,7 @@ use holdfast_client::{Client, ClientError, Request};
 use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Issuer, Position, Verb};
 use holdfast_prices::Book;
+use holdfast_projector::Progress;
 use holdfast_protocol::Outcome;
 use holdfast_protocol::outcome::Told;
 use holdfast_store::{Row, StoreError, head, lookup};
@@ -69,7 +70,7 @@ pub struct FacadeConfig {
     /// The partition.
     pub partition: i16,
     /// How far the projections are.
-    pub projected: watch::Receiver<Position>,
+    pub projected: Progress,
     /// What only the running ledger knows.
     pub monitor: Arc<dyn Monitor>,
     /// The price book in force.
@@ -189,15 +190,10 @@ impl Facade {
 
     /// Waits until the projections have `position`.
     pub(crate) async fn wait_for(&self, position: Position) -> Result<(), Problem> {
-        let mut projected = self.config.projected.clone();
-        let reached = projected.wait_for(|at| *at >= position);
-        let result = tokio::time::timeout(PROJECTED_WITHIN, reached).await;
-        match result {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Problem::unavailable(format!(
-                "the projections have not reached position {position} in time"
-            ))),
-        }
+        let reached = self.config.projected.reach(position);
+        tokio::time::timeout(PROJECTED_WITHIN, reached).await.map_err(|_| {
+            Problem::unavailable(format!("the projections have not reached position {position} in time"))
+        })
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, Problem> {

@@ -20,7 +20,8 @@ const ACCOUNTS_MAX: usize = 100_000;
 #[derive(Default)]
 pub(crate) struct Cache {
     at: Option<Position>,
-    pub(crate) accounts: Map<AccountId, Option<Account>>,
+    /// Boxed, since a table has as many empty places again.
+    pub(crate) accounts: Map<AccountId, Box<Option<Account>>>,
 }
 
 impl Cache {
@@ -63,7 +64,7 @@ impl Cache {
             return None;
         }
         let hold = event.fact.hold()?;
-        let known = self.accounts.get(&event.account)?.as_ref()?.holds.contains_key(&hold);
+        let known = self.accounts.get(&event.account)?.as_ref().as_ref()?.holds.contains(&hold);
         (!known).then(|| (event.account.clone(), hold))
     }
 
@@ -85,7 +86,7 @@ impl Cache {
         let found = sqlx::query(AssertSqlSafe(sql)).bind(partition).bind(&names).fetch_all(&mut *connection);
         for row in found.await? {
             let account = rows::account(&row)?;
-            self.accounts.insert(account.id.clone(), Some(account));
+            self.accounts.insert(account.id.clone(), Box::new(Some(account)));
         }
         let sql = format!(
             "SELECT {} FROM UNNEST($2::bytea[]) AS n (account) CROSS JOIN LATERAL (
@@ -126,12 +127,15 @@ impl Cache {
     fn add_holds(&mut self, found: &[sqlx::postgres::PgRow]) -> Result<(), StoreError> {
         for row in found {
             let owner = rows::account_id(row.try_get("account")?)?;
-            let account = self.accounts.get_mut(&owner).and_then(Option::as_mut).ok_or_else(|| {
-                StoreError::Inconsistent(format!(
-                    "a hold of account {owner:?} is projected, the account is not"
-                ))
-            })?;
-            account.holds.insert(row.try_get("hold")?, Box::new(rows::hold(row)?));
+            let account =
+                self.accounts.get_mut(&owner).and_then(|account| account.as_mut().as_mut()).ok_or_else(
+                    || {
+                        StoreError::Inconsistent(format!(
+                            "a hold of account {owner:?} is projected, the account is not"
+                        ))
+                    },
+                )?;
+            account.holds.insert(row.try_get("hold")?, rows::hold(row)?);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::tables::{LOCK, Tables};
 
 /// The most events of one step. Each step takes what has come meanwhile, so steps grow with the
 /// load; many holds then begin and end within one step and are written once.
-pub(crate) const STEP_EVENTS: usize = 10_000;
+pub(crate) const STEP_EVENTS: usize = 20_000;
 
 /// Who folds what, with what is remembered between steps.
 pub(crate) struct Folder<'a> {
@@ -83,18 +83,20 @@ impl<'a> Folder<'a> {
         let Some(to) = run.last() else { return Ok(None) };
         self.cache.begin(from);
         self.cache.load(connection, self.tables, self.partition, &run).await?;
-        Ok(Some((to, self.changes(&run)?)))
+        Ok(Some((to, self.changes(from, &run)?)))
     }
 
-    fn changes(&mut self, run: &Run) -> Result<Changes, StoreError> {
-        let mut changes = Changes { end: run.last_hash(), ..Changes::default() };
+    fn changes(&mut self, after: Position, run: &Run) -> Result<Changes, StoreError> {
+        let previous = Vec::with_capacity(run.len());
+        let mut changes = Changes { end: run.last_hash(), after, previous, ..Changes::default() };
         for followed in run.iter() {
             let event = followed.event;
-            let account = self.cache.accounts.entry(event.account.clone()).or_default();
+            let account = self.cache.accounts.entry(event.account.clone()).or_default().as_mut();
             let previous = account.as_ref().map(|account| account.last_position);
+            changes.previous.push(previous.unwrap_or_default());
             evolve(account, event).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
             if account.is_some() {
-                changes.add(event, previous.unwrap_or_default());
+                changes.add(event);
             }
         }
         Ok(changes)
@@ -138,7 +140,11 @@ impl<'a> Folder<'a> {
     /// Holds that have ended are read again in the rare case that they matter.
     fn forget_ended(&mut self, changes: &Changes) {
         for (owner, id) in changes.holds.keys() {
-            let Some(account) = self.cache.accounts.get_mut(owner).and_then(Option::as_mut) else { continue };
+            let Some(account) =
+                self.cache.accounts.get_mut(owner).and_then(|account| account.as_mut().as_mut())
+            else {
+                continue;
+            };
             if account.holds.get(id).is_some_and(|hold| !hold.is_open()) {
                 account.holds.remove(id);
             }
@@ -178,8 +184,10 @@ pub(crate) struct Changes {
     pub(crate) terms: Vec<AccountId>,
     pub(crate) holds: Map<(AccountId, HoldId), State>,
     pub(crate) labels: Map<(AccountId, HoldId), Labels>,
-    /// Each event's position with that of its account's event before.
-    pub(crate) activity: Vec<(Position, Position)>,
+    /// The position after which the run begins.
+    pub(crate) after: Position,
+    /// For each event that of its account's event before; 0 for its first, and where there is no account.
+    pub(crate) previous: Vec<Position>,
     /// What priced charges add to the costs.
     pub(crate) costs: Map<CostKey, Cost>,
     /// What each asset's books change by, in the order of [`Book::ALL`].
@@ -187,8 +195,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    fn add(&mut self, event: &Event, previous: Position) {
-        self.activity.push((event.position, previous));
+    fn add(&mut self, event: &Event) {
         let opened = matches!(event.fact, Fact::AccountOpened { .. });
         let state = if opened { State::New } else { State::Known };
         self.accounts.entry(event.account.clone()).or_insert(state);

@@ -10,6 +10,7 @@
 mod cache;
 mod fold;
 pub mod load;
+pub mod progress;
 pub mod projector;
 pub mod queries;
 pub mod rebuild;
@@ -17,4 +18,5 @@ mod rows;
 mod tables;
 mod write;
 
+pub use progress::Progress;
 pub use projector::Projector;

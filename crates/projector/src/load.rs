@@ -87,7 +87,7 @@ pub async fn accounts(
         }
         if let Some(hold) = row.try_get::<Option<HoldId>, _>("hold")? {
             let account = accounts.get_mut(&id).expect("inserted above");
-            account.holds.insert(hold, Box::new(open_hold(row)?));
+            account.holds.insert(hold, open_hold(row)?);
         }
     }
     Ok(AsOf { checkpoint, value: accounts })

@@ -11,19 +11,20 @@ use holdfast_store::{Role, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fold::Folder;
+use crate::fold::{Folder, STEP_EVENTS};
+use crate::progress::Progress;
 use crate::tables::Tables;
 
 /// How often the log is looked at when nobody says that it grew.
 const POLL: Duration = Duration::from_millis(200);
-/// After a step the projector rests for so many times as long as it worked, unless there is much to
-/// do. Longer steps cost less for each event: more holds begin and end within one. When little
-/// happens a step takes a millisecond or two, and nobody notices the rest.
-const RESTS: u32 = 2;
-/// But no longer than this: reads wait for their own writes.
-const REST_MAX: Duration = Duration::from_millis(100);
-/// Less than this is not much.
-const STEP_EVENTS_FEW: i64 = 5_000;
+/// After a step the projector rests for so many times as long as it worked. Longer steps cost less for
+/// each event: more holds begin and end within one. When little happens a step takes a millisecond or
+/// two, and nobody notices the rest.
+const RESTS: u32 = 6;
+/// But no longer than this.
+const REST_MAX: Duration = Duration::from_millis(600);
+/// Nor when nothing was committed for so long: then there is nothing to wait for.
+const QUIET: Duration = Duration::from_millis(20);
 /// How long one step may take, waiting for a rebuild's swap included.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 /// How long to wait after an error before the next try.
@@ -40,7 +41,7 @@ pub struct Projector {
     /// The lane's last committed position, to wake by.
     pub committed: watch::Receiver<Position>,
     /// Where the tables are, for those who wait for it.
-    pub checkpoint: watch::Sender<Position>,
+    pub progress: Progress,
     /// What is wrong, if anything is.
     pub problem: watch::Sender<Option<String>>,
 }
@@ -70,24 +71,57 @@ impl Projector {
         let mut folder = Folder::new(Tables::Live, self.partition, &recent);
         let mut at = Position::default();
         loop {
-            let committed = *self.committed.borrow();
-            recent.yield_to_lane(at, committed).await;
+            tokio::select! {
+                () = recent.yield_to_lane(at, &self.committed) => {}
+                () = self.progress.wanted() => {}
+            }
             let begun = Instant::now();
             let next = within(STEP_WITHIN, folder.step(&mut connection)).await?;
             let worked = begun.elapsed();
-            self.checkpoint.send_replace(next);
+            self.progress.set(next);
             self.problem.send_if_modified(|problem| problem.take().is_some());
             let committed = self.committed.borrow_and_update().0;
             metrics::gauge!("holdfast_projector_position").set(approximate(next.0));
             metrics::gauge!("holdfast_projector_lag_events").set(approximate((committed - next.0).max(0)));
-            if next == at {
+            if next != at {
+                self.rest(next, (worked * RESTS).min(REST_MAX)).await;
+            } else if committed <= next.0 {
                 // Whoever wakes us may be another process that cannot; hence the poll.
-                let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
-            } else if committed - next.0 < STEP_EVENTS_FEW {
-                tokio::time::sleep((worked * RESTS).min(REST_MAX)).await;
+                changed(&mut self.committed, POLL).await;
             }
             at = next;
         }
+    }
+
+    /// Lets events gather behind `at`, for `rest` at most: until they fill a step, somebody waits for them,
+    /// or no more come.
+    async fn rest(&mut self, at: Position, rest: Duration) {
+        let enough = i64::try_from(STEP_EVENTS).unwrap_or(i64::MAX);
+        let gathered = async {
+            while self.committed.borrow_and_update().0 - at.0 < enough {
+                if !changed(&mut self.committed, QUIET).await {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = gathered => {}
+            () = self.progress.wanted() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Whether more was committed within `limit`.
+async fn changed(committed: &mut watch::Receiver<Position>, limit: Duration) -> bool {
+    match tokio::time::timeout(limit, committed.changed()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(_)) => {
+            // The lane has ended, and this process soon will.
+            tokio::time::sleep(limit).await;
+            false
+        }
+        Err(_) => false,
     }
 }
 

@@ -121,16 +121,17 @@ fn hold_view(row: &sqlx::postgres::PgRow) -> Result<HoldView, StoreError> {
 const STATEMENT: &str = "
 WITH RECURSIVE entered AS (
     SELECT coalesce(
-        (SELECT v.previous FROM projection.activity v JOIN ledger_event e USING (partition, position)
-         WHERE v.partition = $1 AND v.position = $3 AND e.account = $2),
+        (SELECT v.previous[($3 - 1) % 64 + 1] FROM projection.activity v, ledger_event e
+         WHERE v.partition = $1 AND v.run = ($3 - 1) / 64
+           AND e.partition = $1 AND e.position = $3 AND e.account = $2),
         (SELECT a.last_position FROM projection.account a WHERE a.partition = $1 AND a.account = $2)
     ) AS position
 ), walk AS (
-    SELECT v.position, v.previous FROM entered JOIN projection.activity v
-        ON v.partition = $1 AND v.position = entered.position
+    SELECT position FROM entered WHERE position > 0
     UNION ALL
-    SELECT v.position, v.previous FROM walk JOIN projection.activity v
-        ON v.partition = $1 AND v.position = walk.previous
+    SELECT v.previous[(walk.position - 1) % 64 + 1] FROM walk JOIN projection.activity v
+        ON v.partition = $1 AND v.run = (walk.position - 1) / 64
+    WHERE v.previous[(walk.position - 1) % 64 + 1] > 0
 )
 SELECT position FROM walk WHERE position < $3 LIMIT $4";
 
@@ -145,7 +146,7 @@ pub async fn statement(
     let positions: Vec<(i64,)> = sqlx::query_as(STATEMENT)
         .bind(partition)
         .bind(id.as_str().as_bytes())
-        .bind(before.map_or(i64::MAX, |before| before.0))
+        .bind(before.map_or(i64::MAX, |before| before.0.max(1)))
         .bind(limit)
         .fetch_all(&mut *connection)
         .await?;

@@ -1,12 +1,10 @@
 //! Accounts and holds as rows of projection tables, and back.
 
-use std::collections::BTreeMap;
-
 use holdfast_core::account::Opening;
 use holdfast_core::chain::Hash;
 use holdfast_core::hold::{End, Policies};
 use holdfast_core::text::Tier;
-use holdfast_core::{Account, AccountId, AccountStatus, Hold, HoldStatus, Kind, Position};
+use holdfast_core::{Account, AccountId, AccountStatus, Hold, HoldStatus, Holds, Kind, Position};
 use holdfast_store::StoreError;
 use holdfast_store::record::moment;
 use sqlx::Row as _;
@@ -44,7 +42,7 @@ pub(crate) fn account(row: &PgRow) -> Result<Account, StoreError> {
             overdraft_limit: row.try_get("opened_limit")?,
         },
         last_position: Position(row.try_get("last_position")?),
-        holds: BTreeMap::new(),
+        holds: Holds::default(),
     })
 }
 

@@ -17,28 +17,33 @@ use crate::fold::{Changes, Labels, State};
 use crate::rows;
 use crate::tables::Tables;
 
+/// How many events stand in a row of `activity`; migration 0006 has the same number, and so have the
+/// queries.
+const RUN_EVENTS: i64 = 64;
+
 /// Writes `changed`, whose rows are as `accounts` has them.
 pub(crate) async fn changes(
     connection: &mut PgConnection,
     tables: Tables,
     partition: i16,
-    accounts: &Map<AccountId, Option<Account>>,
+    accounts: &Map<AccountId, Box<Option<Account>>>,
     changed: &Changes,
 ) -> Result<(), StoreError> {
     let mut write = Write { connection, schema: tables.schema(), partition };
     let touched = |wanted: State| -> Vec<&Account> {
         let of_state = changed.accounts.iter().filter(|(_, state)| **state == wanted);
-        of_state.filter_map(|(id, _)| accounts.get(id)?.as_ref()).collect()
+        of_state.filter_map(|(id, _)| accounts.get(id)?.as_ref().as_ref()).collect()
     };
     write.new_accounts(&touched(State::New)).await?;
     write.balances(&touched(State::Known)).await?;
-    let terms: Vec<&Account> = changed.terms.iter().filter_map(|id| accounts.get(id)?.as_ref()).collect();
+    let terms: Vec<&Account> =
+        changed.terms.iter().filter_map(|id| accounts.get(id)?.as_ref().as_ref()).collect();
     write.terms(&terms).await?;
     let touched = |wanted: State| -> Vec<Held<'_>> {
         let of_state = changed.holds.iter().filter(|(_, state)| **state == wanted);
         of_state
             .filter_map(|(key, _)| {
-                let hold = accounts.get(&key.0)?.as_ref()?.holds.get(&key.1)?;
+                let hold = accounts.get(&key.0)?.as_ref().as_ref()?.holds.get(&key.1)?;
                 Some(Held { account: &key.0, id: key.1, hold, labels: changed.labels.get(key) })
             })
             .collect()
@@ -196,15 +201,37 @@ impl Write<'_> {
         all(&query.execute(&mut *self.connection).await?, holds.len(), "hold")
     }
 
+    /// The first run may have begun before; the others are new.
     async fn activity(&mut self, changed: &Changes) -> Result<(), StoreError> {
+        let previous: Vec<i64> = changed.previous.iter().map(|position| position.0).collect();
+        let (run, filled) = (changed.after.0 / RUN_EVENTS, changed.after.0 % RUN_EVENTS);
+        let lacks = usize::try_from((RUN_EVENTS - filled) % RUN_EVENTS).unwrap_or(0).min(previous.len());
+        let (begun, new) = previous.split_at(lacks);
+        if !begun.is_empty() {
+            let sql = format!(
+                "UPDATE {}.activity SET previous = previous || $3
+                 WHERE partition = $1 AND run = $2 AND cardinality(previous) = $4",
+                self.schema
+            );
+            let filled = i32::try_from(filled).unwrap_or(i32::MAX);
+            let query =
+                sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(run).bind(begun).bind(filled);
+            all(&query.execute(&mut *self.connection).await?, 1, "activity")?;
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
         let sql = format!(
-            "INSERT INTO {}.activity (partition, position, previous) SELECT $1, * FROM UNNEST($2::int8[], $3::int8[])",
+            "INSERT INTO {}.activity (partition, run, previous)
+             SELECT $1, $2 + n, ($3::int8[])[n * $4 + 1 : (n + 1) * $4]
+             FROM generate_series(0, (cardinality($3::int8[]) - 1) / $4) n",
             self.schema
         );
         sqlx::query(AssertSqlSafe(sql))
             .bind(self.partition)
-            .bind(changed.activity.iter().map(|(position, _)| position.0).collect::<Vec<i64>>())
-            .bind(changed.activity.iter().map(|(_, previous)| previous.0).collect::<Vec<i64>>())
+            .bind(run + i64::from(filled > 0))
+            .bind(new)
+            .bind(i32::try_from(RUN_EVENTS).unwrap_or(i32::MAX))
             .execute(&mut *self.connection)
             .await?;
         Ok(())

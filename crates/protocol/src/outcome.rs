@@ -91,6 +91,15 @@ pub struct Winner<T = String> {
     pub position: i64,
 }
 
+/// An outcome that is told together with others, as a list of these ([`crate::subject::GATHERING`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer<O = Outcome> {
+    /// What [`FINGERPRINT_HEADER`] says of an outcome that is told alone.
+    pub fingerprint: String,
+    /// The outcome.
+    pub outcome: O,
+}
+
 /// The kind of an outcome that left no row.
 pub const REFUSED: &str = "refused";
 

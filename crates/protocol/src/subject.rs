@@ -49,6 +49,21 @@ pub fn outcome(issuer: &str, reply: &str, id: CommandId) -> String {
     format!("ledger.rsp.{issuer}.{reply}.{id}")
 }
 
+/// What the token of an instance begins with that takes the outcomes of one commit together.
+pub const GATHERING: &str = "gather-";
+
+/// Whether the instance `reply` takes the outcomes of one commit together.
+#[must_use]
+pub fn gathers(reply: &str) -> bool {
+    reply.starts_with(GATHERING)
+}
+
+/// Where such an instance is told its outcomes.
+#[must_use]
+pub fn gathered(issuer: &str, reply: &str) -> String {
+    format!("ledger.rsp.{issuer}.{reply}.gathered")
+}
+
 /// What an instance of a service subscribes to for all its outcomes.
 #[must_use]
 pub fn outcomes(issuer: &str, reply: &str) -> String {

@@ -250,8 +250,21 @@ impl Authentic<'_> {
     /// Where its outcome goes; nowhere when nobody waits.
     #[must_use]
     pub fn reply_subject(&self) -> Option<String> {
-        let reply = &self.envelope.reply;
-        (!reply.is_empty()).then(|| subject::outcome(&self.envelope.iss, reply, self.envelope.id))
+        let (issuer, reply) = (&self.envelope.iss, &self.envelope.reply);
+        (!reply.is_empty()).then(|| {
+            if self.is_gathered() {
+                subject::gathered(issuer, reply)
+            } else {
+                subject::outcome(issuer, reply, self.envelope.id)
+            }
+        })
+    }
+
+    /// Whether its outcome is told together with others of its commit. Those of a batch are together
+    /// already.
+    #[must_use]
+    pub fn is_gathered(&self) -> bool {
+        subject::gathers(&self.envelope.reply) && !self.is_batch()
     }
 
     /// What it says, without who says it and when.

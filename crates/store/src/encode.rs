@@ -5,27 +5,56 @@ use postgres_types::{ToSql, Type};
 
 use crate::record::{Record, date};
 
-/// The columns, in the order in which [`copy_rows`] writes them.
+/// The columns, in the order in which [`CopyRows`] writes them.
 pub(crate) const COPY_COLUMNS: &str = "position, epoch, amount, posted, held, lane_time, stored_time, command_id, \
      hold, partition, kind, issuer, account, fingerprint, hash, body, envelope";
 const COLUMNS: i16 = 17;
 /// What every binary COPY begins with: its signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// A piece ends with the row that makes it so long.
+const PIECE_BYTES: usize = 64 * 1024;
 /// What a row takes besides its account, body and envelope.
 const ROW_BYTES: usize = 320;
 
-/// Puts `records` of `partition`, appended by the writer of `epoch`, into `rows`, which is emptied
-/// first: one buffer serves for all batches.
-pub(crate) fn copy_rows(rows: &mut BytesMut, partition: i16, epoch: i64, records: &[Record]) {
-    let bytes =
-        records.iter().map(|record| ROW_BYTES + record.body.len() + record.envelope.len()).sum::<usize>();
-    rows.clear();
-    rows.reserve(HEADER.len() + bytes);
-    rows.put_slice(HEADER);
-    for record in records {
-        row(rows, partition, epoch, record);
+/// What every binary COPY ends with.
+const TRAILER: i16 = -1;
+
+/// `records` of `partition`, appended by the writer of `epoch`, as the rows of one COPY in pieces: the
+/// database takes each in while the next is written.
+pub(crate) struct CopyRows<'a> {
+    partition: i16,
+    epoch: i64,
+    left: &'a [Record],
+    begun: bool,
+}
+
+impl<'a> CopyRows<'a> {
+    pub(crate) fn new(partition: i16, epoch: i64, records: &'a [Record]) -> Self {
+        CopyRows { partition, epoch, left: records, begun: false }
     }
-    rows.put_i16(-1);
+
+    /// Puts the next piece into `piece`, which is emptied first: one buffer serves for all. Answers whether
+    /// there was one.
+    pub(crate) fn next(&mut self, piece: &mut BytesMut) -> bool {
+        piece.clear();
+        if self.begun && self.left.is_empty() {
+            return false;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            piece.put_slice(HEADER);
+        }
+        while let Some((record, rest)) = self.left.split_first()
+            && piece.len() < PIECE_BYTES
+        {
+            piece.reserve(ROW_BYTES + record.body.len() + record.envelope.len());
+            row(piece, self.partition, self.epoch, record);
+            self.left = rest;
+        }
+        if self.left.is_empty() {
+            piece.put_i16(TRAILER);
+        }
+        true
+    }
 }
 
 fn row(rows: &mut BytesMut, partition: i16, epoch: i64, record: &Record) {

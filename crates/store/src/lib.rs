@@ -24,6 +24,9 @@ pub mod writer;
 /// and several times faster.
 pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
+/// A set of the same kind.
+pub type Set<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
+
 pub use connect::Role;
 pub use error::StoreError;
 pub use head::{Applied, Head};

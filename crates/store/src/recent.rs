@@ -15,6 +15,7 @@ use std::time::Duration;
 use holdfast_core::chain::Hash;
 use holdfast_core::{Event, Position};
 use sqlx::PgConnection;
+use tokio::sync::watch;
 
 use crate::error::StoreError;
 use crate::read;
@@ -54,8 +55,8 @@ impl Recent {
 
     /// In a burst followers leave the machine to the lane, until they are [`LAG_MAX`] behind: somebody
     /// waits for each outcome, and for what follows from it nobody does. Waits if that is so.
-    pub async fn yield_to_lane(&self, at: Position, committed: Position) {
-        while self.pressed.load(Ordering::Relaxed) && committed.0 - at.0 < LAG_MAX {
+    pub async fn yield_to_lane(&self, at: Position, committed: &watch::Receiver<Position>) {
+        while self.pressed.load(Ordering::Relaxed) && committed.borrow().0 - at.0 < LAG_MAX {
             tokio::time::sleep(YIELD_FOR).await;
         }
     }
@@ -186,4 +187,29 @@ pub async fn after(
     }
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     Ok(Run(Source::Read(read::after(connection, partition, at, limit).await?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn followers_stand_back_in_a_burst_but_not_for_ever() {
+        let (committed, watched) = watch::channel(Position(0));
+        let recent = Arc::new(Recent::default());
+        recent.yield_to_lane(Position(0), &watched).await;
+        recent.press(true);
+        let follower = {
+            let recent = Arc::clone(&recent);
+            tokio::spawn(async move { recent.yield_to_lane(Position(0), &watched).await })
+        };
+        for lag in [1, LAG_MAX - 1] {
+            committed.send_replace(Position(lag));
+            tokio::time::sleep(YIELD_FOR * 3).await;
+            assert!(!follower.is_finished(), "at {lag}");
+        }
+        committed.send_replace(Position(LAG_MAX));
+        tokio::time::sleep(YIELD_FOR * 3).await;
+        assert!(follower.is_finished());
+    }
 }

@@ -25,7 +25,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::connect::{Role, connect, is_local};
-use crate::encode::{COPY_COLUMNS, copy_rows};
+use crate::encode::{COPY_COLUMNS, CopyRows};
 use crate::error::StoreError;
 use crate::head::{Applied, Head, time_of_id};
 use crate::record::{Record, Reference, date};
@@ -47,7 +47,7 @@ pub struct Writer {
     /// The statements, made once.
     move_head: Arc<str>,
     append: Arc<str>,
-    /// The rows of a COPY.
+    /// A piece of the rows of a COPY.
     rows: BytesMut,
 }
 
@@ -173,10 +173,12 @@ impl Writer {
         if moved.rows_affected() == 0 {
             return Ok(0);
         }
-        copy_rows(&mut self.rows, next.partition, next.epoch, records);
         let statement = format!("COPY ledger_event ({COPY_COLUMNS}) FROM STDIN (FORMAT binary)");
         let mut copy = self.connection.copy_in_raw(&statement).await?;
-        copy.send(&self.rows[..]).await?;
+        let mut rows = CopyRows::new(next.partition, next.epoch, records);
+        while rows.next(&mut self.rows) {
+            copy.send(&self.rows[..]).await?;
+        }
         Ok(copy.finish().await?)
     }
 

@@ -21,15 +21,17 @@ const SOCKET_FOLDER_MAX: usize = 85;
 
 /// With little memory and little room for the write-ahead log, a busy ledger would write each page of
 /// its tables again and again: when it is pushed out, and whole after each checkpoint.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
     "listen_addresses=127.0.0.1",
     "max_connections=200",
     "timezone=UTC",
     "log_checkpoints=off",
     "max_wal_size=4GB",
     "min_wal_size=1GB",
+    // What a long commit has to flush at its end, the WAL writer has begun to.
+    "wal_writer_delay=10ms",
 ];
-const SHARED_BUFFERS_MB: std::ops::RangeInclusive<u64> = 128..=1024;
+const SHARED_BUFFERS_MB: std::ops::RangeInclusive<u64> = 128..=4096;
 
 /// An eighth of the machine's memory, within bounds: the servers are not alone here.
 fn shared_buffers_mb() -> u64 {

@@ -6,15 +6,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, HeaderName};
+use holdfast_core::chain::Hash;
 use holdfast_core::{Event, Position};
-use holdfast_protocol::outcome::{FINGERPRINT_HEADER, SIGNATURE_HEADER, Told, signature};
+use holdfast_protocol::outcome::{Answer, FINGERPRINT_HEADER, SIGNATURE_HEADER, Told, signature};
 use holdfast_protocol::token::hex;
-use holdfast_store::Row;
+use holdfast_store::{Map, Row};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::decisions::{Batch, Verdict};
-use crate::message::{Asked, Message, Reply};
+use crate::message::{Asked, Message, Reply, Telling};
 
 /// So many batches of outcomes may wait for the network before the lane waits with them.
 const QUEUE_BATCHES: usize = 4;
@@ -61,54 +63,98 @@ impl Answers {
 
 async fn publish(client: Client, mut waiting: mpsc::Receiver<Decided>) {
     while let Some(decided) = waiting.recv().await {
+        let mut gathered = Gathered::default();
         let mut verdicts = decided.batch.verdicts.iter();
         for message in &decided.messages {
             let verdicts = verdicts.by_ref().take(message.asks.len());
             let told = message.asks.iter().zip(verdicts);
             let outcomes = told.filter_map(|(asked, verdict)| decided.outcome(asked, verdict));
-            let Some(reply) = &message.reply else {
-                outcomes.for_each(drop);
-                continue;
-            };
-            for payload in payloads(outcomes, reply.is_batch) {
-                // An outcome that does not arrive is asked for again by the command's retry.
-                if let Err(error) = send(&client, reply, payload).await {
-                    tracing::warn!(%error, "an outcome was not sent");
+            match &message.reply {
+                None => outcomes.for_each(drop),
+                Some(reply) if reply.telling == Telling::Gathered => {
+                    outcomes.for_each(|outcome| gathered.add(reply, outcome));
                 }
+                Some(reply) => {
+                    for payload in payloads(outcomes, reply.telling) {
+                        send(&client, reply, payload, Some(&reply.fingerprint)).await;
+                    }
+                }
+            }
+        }
+        for (reply, lists) in gathered.0.into_values() {
+            for payload in lists.end() {
+                send(&client, reply, payload, None).await;
             }
         }
     }
     let _ = client.flush().await;
 }
 
-async fn send(client: &Client, reply: &Reply, payload: Vec<u8>) -> Result<(), async_nats::PublishError> {
+async fn send(client: &Client, reply: &Reply, payload: Vec<u8>, fingerprint: Option<&Hash>) {
     let mut headers = HeaderMap::new();
     headers.insert(
         HeaderName::from_static(SIGNATURE_HEADER),
         signature(&reply.key.outcome, &reply.subject, &payload),
     );
-    headers.insert(HeaderName::from_static(FINGERPRINT_HEADER), hex(&reply.fingerprint));
-    client.publish_with_headers(reply.subject.clone(), headers, payload.into()).await
+    if let Some(fingerprint) = fingerprint {
+        headers.insert(HeaderName::from_static(FINGERPRINT_HEADER), hex(fingerprint));
+    }
+    let sent = client.publish_with_headers(reply.subject.clone(), headers, payload.into()).await;
+    // An outcome that does not arrive is asked for again by the command's retry.
+    if let Err(error) = sent {
+        tracing::warn!(%error, "an outcome was not sent");
+    }
 }
 
-/// One outcome as it is; those of a batch as lists, as few as fit.
-fn payloads<'a>(outcomes: impl Iterator<Item = Told<'a>>, is_batch: bool) -> Vec<Vec<u8>> {
-    if !is_batch {
+/// One outcome as it is; those of a batch as lists.
+fn payloads<'a>(outcomes: impl Iterator<Item = Told<'a>>, telling: Telling) -> Vec<Vec<u8>> {
+    if telling == Telling::Alone {
         return outcomes.map(|outcome| outcome.to_bytes()).collect();
     }
-    let mut lists: Vec<Vec<u8>> = Vec::new();
-    for outcome in outcomes {
-        let json = outcome.to_bytes();
-        match lists.last_mut() {
-            Some(list) if list.len() + json.len() + 2 <= MESSAGE_BYTES_MAX => list.push(b','),
-            _ => lists.push(vec![b'[']),
+    let mut lists = Lists::default();
+    outcomes.for_each(|outcome| lists.add(&outcome));
+    lists.end()
+}
+
+/// Outcomes of one commit for instances that take them together, by subject and key: each message has
+/// one signature.
+#[derive(Default)]
+struct Gathered<'a>(Map<(&'a str, &'a str), (&'a Reply, Lists)>);
+
+impl<'a> Gathered<'a> {
+    fn add(&mut self, reply: &'a Reply, outcome: Told<'_>) {
+        let key = (reply.subject.as_str(), reply.key.outcome.id());
+        let (_, lists) = self.0.entry(key).or_insert_with(|| (reply, Lists::default()));
+        lists.add(&Answer { fingerprint: hex(&reply.fingerprint), outcome });
+    }
+}
+
+/// JSON lists, as few as fit into messages.
+#[derive(Default)]
+struct Lists {
+    full: Vec<Vec<u8>>,
+    last: Vec<u8>,
+}
+
+impl Lists {
+    fn add(&mut self, element: &impl Serialize) {
+        let before = self.last.len();
+        self.last.push(if before == 0 { b'[' } else { b',' });
+        serde_json::to_writer(&mut self.last, element).expect("outcomes are plain values");
+        if before > 0 && self.last.len() >= MESSAGE_BYTES_MAX {
+            let mut next = self.last.split_off(before);
+            next[0] = b'[';
+            self.full.push(std::mem::replace(&mut self.last, next));
         }
-        lists.last_mut().expect("pushed above").extend_from_slice(&json);
     }
-    for list in &mut lists {
-        list.push(b']');
+
+    fn end(mut self) -> Vec<Vec<u8>> {
+        if !self.last.is_empty() {
+            self.full.push(self.last);
+        }
+        self.full.iter_mut().for_each(|list| list.push(b']'));
+        self.full
     }
-    lists
 }
 
 impl Decided {
@@ -130,5 +176,34 @@ impl Decided {
             Verdict::Replayed(event) => Told::of_event(id, event, true),
             Verdict::At(position) => Told::of_event(id, &self.rows.get(position)?.event, true),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_as_few_as_fit_and_lose_nothing() {
+        let kib = |n: usize| "x".repeat(n * 1024);
+        // Sizes of elements, and how many end up in each list.
+        let cases: [(&[usize], &[usize]); 5] = [
+            (&[], &[]),
+            (&[1, 1, 1], &[3]),
+            (&[400, 400, 400, 400, 400], &[2, 2, 1]),
+            (&[1_000, 1], &[1, 1]),
+            (&[1, 1_000, 1], &[1, 1, 1]),
+        ];
+        for (sizes, expected) in cases {
+            let mut lists = Lists::default();
+            sizes.iter().for_each(|size| lists.add(&kib(*size)));
+            let lists = lists.end();
+            let read = lists.iter().map(|list| serde_json::from_slice::<Vec<String>>(list).expect("a list"));
+            let read: Vec<Vec<String>> = read.collect();
+            assert_eq!(read.iter().map(Vec::len).collect::<Vec<_>>(), expected, "{sizes:?}");
+            assert_eq!(read.concat(), sizes.iter().map(|size| kib(*size)).collect::<Vec<_>>());
+            let small = lists.iter().zip(&read).filter(|(_, read)| read.len() > 1);
+            small.for_each(|(list, _)| assert!(list.len() <= MESSAGE_BYTES_MAX + 1));
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use holdfast_store::error::within;
 use holdfast_store::writer::Evidence;
 use holdfast_store::{Applied, Head, Record, StoreError, Writer};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -42,6 +43,33 @@ pub(super) enum Ended {
     GoesOn(Head),
 }
 
+/// The thread that commits. Deciding keeps the other threads busy for milliseconds at a time, and none of
+/// the round trips of a commit may wait until one of them is free.
+pub(super) struct CommitThread(Option<Runtime>);
+
+impl CommitThread {
+    pub(super) fn start() -> Result<Self, StoreError> {
+        let mut runtime = Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).thread_name("holdfast commits").enable_all().build();
+        runtime
+            .map(|runtime| CommitThread(Some(runtime)))
+            .map_err(|error| StoreError::Unavailable(error.into()))
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("taken when dropped").handle()
+    }
+}
+
+impl Drop for CommitThread {
+    /// A runtime may not be waited for within another.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// The lane's end of it.
 pub(super) struct Committer {
     orders: mpsc::Sender<Order>,
@@ -51,11 +79,23 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn start(writer: Writer) -> Self {
+    /// Takes the partition over on `thread`; answers where the log ends.
+    pub(super) async fn take_over(
+        thread: &Handle,
+        database_url: String,
+        partition: i16,
+    ) -> Result<(Self, Head), StoreError> {
+        let taking = thread.spawn(async move { Writer::take_over(&database_url, partition).await });
+        let writer =
+            AbortOnDropHandle::new(taking).await.map_err(|ended| match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => gone(),
+            })??;
+        let head = writer.head().clone();
         let (orders, waiting) = mpsc::channel(AHEAD_MAX + 1);
         let (answers, ended) = mpsc::channel(AHEAD_MAX + 1);
-        let task = AbortOnDropHandle::new(tokio::spawn(run(writer, waiting, answers)));
-        Committer { orders, ended, _task: task }
+        let task = AbortOnDropHandle::new(thread.spawn(run(writer, waiting, answers)));
+        Ok((Committer { orders, ended, _task: task }, head))
     }
 
     /// Hands a batch over; there is room for [`AHEAD_MAX`].

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
 use holdfast_projector::load;
-use holdfast_store::{Map, StoreError, read};
+use holdfast_store::{Set, StoreError, read};
 use sqlx::PgConnection;
 
+use super::accounts::Accounts;
 use crate::message::HoldKey;
 
 /// So many ended holds may stay in memory without a question whether the projection has them.
@@ -26,11 +27,10 @@ const TAIL_ROWS: i64 = 5_000;
 pub(super) struct Memory {
     partition: i16,
     accounts_max: usize,
-    /// Loaded accounts; none for an id that has no account, until the batch's end. Boxed, since a table
-    /// of a million has as many empty places again.
-    accounts: Map<AccountId, Box<Option<Account>>>,
-    /// The ids of this batch that had no account when it was loaded.
-    absent: Vec<AccountId>,
+    /// Loaded accounts.
+    accounts: Accounts,
+    /// The ids of this batch that have no account.
+    absent: Set<AccountId>,
     /// The highest checkpoint that was used.
     checkpoint: Position,
     /// When it was last asked for.
@@ -51,8 +51,8 @@ impl Memory {
         let mut memory = Memory {
             partition,
             accounts_max,
-            accounts: Map::default(),
-            absent: Vec::new(),
+            accounts: Accounts::default(),
+            absent: Set::default(),
             checkpoint: Position::default(),
             refreshed_at: Instant::now(),
             ended: VecDeque::new(),
@@ -89,22 +89,22 @@ impl Memory {
         accounts: impl Iterator<Item = &'a AccountId>,
         holds: impl Iterator<Item = (&'a AccountId, HoldId)>,
     ) -> Result<(), StoreError> {
-        let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.accounts.contains_key(*id)).collect();
+        let missing: BTreeSet<&AccountId> =
+            accounts.filter(|id| !self.accounts.contains(id) && !self.absent.contains(*id)).collect();
         if !missing.is_empty() {
             let ids: Vec<AccountId> = missing.into_iter().cloned().collect();
             let loaded = load::accounts(&mut *connection, self.partition, &ids).await?;
             self.advance(loaded.checkpoint)?;
             let mut found = loaded.value;
             for id in ids {
-                let account = found.remove(&id);
-                if account.is_none() {
-                    self.absent.push(id.clone());
+                match found.remove(&id) {
+                    Some(account) => self.accounts.insert(account),
+                    None => drop(self.absent.insert(id)),
                 }
-                self.accounts.insert(id, Box::new(account));
             }
         }
         let unknown = |(id, hold): &(&AccountId, HoldId)| {
-            self.account(id).is_some_and(|account| !account.holds.contains_key(hold))
+            self.account(id).is_some_and(|account| !account.holds.contains(hold))
         };
         let missing: BTreeSet<(&AccountId, HoldId)> = holds.filter(unknown).collect();
         if missing.is_empty() {
@@ -120,8 +120,8 @@ impl Memory {
                 continue;
             }
             self.ended.push_back((hold.last_position, (id.clone(), hold_id)));
-            if let Some(account) = self.accounts.get_mut(&id).and_then(|account| account.as_mut().as_mut()) {
-                account.holds.insert(hold_id, Box::new(hold));
+            if let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) {
+                account.holds.insert(hold_id, hold);
             }
         }
         Ok(())
@@ -138,15 +138,15 @@ impl Memory {
 
     /// A prepared account.
     pub(super) fn account(&self, id: &AccountId) -> Option<&Account> {
-        self.accounts.get(id).and_then(|account| account.as_ref().as_ref())
+        self.accounts.get(id)
     }
 
     /// Applies an event whose account is prepared.
     pub(super) fn apply(&mut self, event: &Event) -> Result<(), StoreError> {
-        let account = self.accounts.entry(event.account.clone()).or_default().as_mut();
+        let Some(account) = self.accounts.get_mut(&event.account) else { return self.open(event) };
         let before =
             event.fact.hold().and_then(|id| account.as_ref()?.holds.get(&id)).map(|hold| hold.expires_at);
-        evolve(account, event).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
+        fold(account, event)?;
         let Some(account) = account else { return Ok(()) };
         let Some(id) = event.fact.hold().filter(|_| !matches!(event.fact, Fact::Rejected { .. })) else {
             return Ok(());
@@ -160,6 +160,17 @@ impl Memory {
             self.due.insert((hold.expires_at, key));
         } else {
             self.ended.push_back((hold.last_position, key));
+        }
+        Ok(())
+    }
+
+    /// Applies an event of an id that has no account, which may open it.
+    fn open(&mut self, event: &Event) -> Result<(), StoreError> {
+        let mut account = None;
+        fold(&mut account, event)?;
+        if let Some(account) = account {
+            self.absent.remove(&event.account);
+            self.accounts.insert(account);
         }
         Ok(())
     }
@@ -181,17 +192,10 @@ impl Memory {
 
     /// Lets go of what the projection has.
     pub(super) fn evict(&mut self) {
-        for id in self.absent.drain(..) {
-            if self.accounts.get(&id).is_some_and(|account| account.is_none()) {
-                self.accounts.remove(&id);
-            }
-        }
+        self.absent.clear();
         while let Some((position, (id, hold_id))) = self.ended.pop_front_if(|(at, _)| *at <= self.checkpoint)
         {
-            let Some(account) = self.accounts.get_mut(&id).and_then(|account| account.as_mut().as_mut())
-            else {
-                continue;
-            };
+            let Some(account) = self.accounts.get_mut(&id).and_then(Option::as_mut) else { continue };
             if account
                 .holds
                 .get(&hold_id)
@@ -211,9 +215,8 @@ impl Memory {
     fn evict_accounts(&mut self) {
         let mut surplus = self.accounts.len() - self.accounts_max * 3 / 4;
         let checkpoint = self.checkpoint;
-        self.accounts.retain(|_, account| {
-            let passed = account.as_ref().as_ref().is_some_and(|account| account.last_position <= checkpoint);
-            let evict = passed && surplus > 0;
+        self.accounts.retain(|account| {
+            let evict = account.last_position <= checkpoint && surplus > 0;
             surplus -= usize::from(evict);
             !evict
         });
@@ -236,6 +239,10 @@ impl Memory {
         let checkpoint = load::checkpoint(&mut *connection, self.partition).await?;
         self.advance(checkpoint)
     }
+}
+
+fn fold(account: &mut Option<Account>, event: &Event) -> Result<(), StoreError> {
+    evolve(account, event).map_err(|error| StoreError::Inconsistent(error.to_string()))
 }
 
 /// Counts that are far below 2^52.

@@ -10,6 +10,7 @@
 //! memory is dropped and the partition taken over again, which waits for the old statement to end.
 //! A fence stops the lane for good: another one is writing.
 
+mod accounts;
 mod answers;
 mod committer;
 mod decisions;
@@ -30,11 +31,13 @@ use holdfast_store::connect::connect;
 use holdfast_store::error::within;
 use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError, head};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::health::Health;
+use committer::CommitThread;
 use reign::Reign;
 
 /// How many batches may be decided that are not committed: one that commits, and one that is ready
@@ -104,10 +107,11 @@ impl Lane {
     /// # Errors
     /// [`LaneError`] when going on could do harm; the process should end.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), LaneError> {
+        let thread = CommitThread::start().map_err(LaneError::Store)?;
         loop {
             let result = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                begun = Box::pin(self.begin()) => match begun {
+                begun = Box::pin(self.begin(thread.handle())) => match begun {
                     Ok(reign) => Box::pin(reign.run(stop.clone())).await,
                     Err(error) => Err(error),
                 },
@@ -134,9 +138,9 @@ impl Lane {
         }
     }
 
-    async fn begin(&mut self) -> Result<Reign<'_>, StoreError> {
+    async fn begin(&mut self, thread: &Handle) -> Result<Reign<'_>, StoreError> {
         self.projected().await?;
-        Box::pin(within(BEGIN_WITHIN, Reign::begin(self))).await
+        Box::pin(within(BEGIN_WITHIN, Reign::begin(self, thread))).await
     }
 
     /// Waits until the projections are near the log's end. A take-over reads what they lack, and must

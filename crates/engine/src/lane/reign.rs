@@ -15,8 +15,9 @@ use std::time::Duration;
 use holdfast_core::{Position, Timestamp};
 use holdfast_store::connect::connect;
 use holdfast_store::error::within;
-use holdfast_store::{Applied, Head, Map, Record, Role, StoreError, Writer, lookup};
+use holdfast_store::{Applied, Head, Map, Record, Role, StoreError, lookup};
 use sqlx::PgConnection;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -41,8 +42,10 @@ const BATCH_COMMANDS_MAX: usize = 4_000;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// So many commands in one batch say that they come in a burst.
 const PRESSED_COMMANDS: usize = BATCH_COMMANDS_MAX / 2;
+/// And fewer than so many that the burst is over.
+const EASY_COMMANDS: usize = PRESSED_COMMANDS / 4;
 /// Runs of messages waiting between intake and lane; beyond it the stream holds the backlog.
-const QUEUE_RUNS: usize = 32;
+const QUEUE_RUNS: usize = 64;
 /// The most holds expired in one commit.
 const EXPIRIES_MAX: usize = 500;
 /// How long to wait for the projector when memory is full.
@@ -96,12 +99,12 @@ enum Step {
 
 impl<'a> Reign<'a> {
     /// Takes the partition over, reads what the log says, and lets commands come in.
-    pub(super) async fn begin(lane: &'a mut Lane) -> Result<Self, StoreError> {
+    pub(super) async fn begin(lane: &'a mut Lane, thread: &Handle) -> Result<Self, StoreError> {
         let config = &lane.config;
-        let writer = Writer::take_over(&config.database_url, config.partition).await?;
+        let taken = Committer::take_over(thread, config.database_url.clone(), config.partition).await?;
+        let (committer, head) = taken;
         let mut reader = connect(&config.database_url, Role::Writer).await?;
         let memory = Memory::take_over(&mut reader, config.partition, config.accounts_max).await?;
-        let head = writer.head().clone();
         tracing::info!(
             epoch = head.epoch,
             position = head.position.0,
@@ -125,7 +128,7 @@ impl<'a> Reign<'a> {
         tokio::spawn(intake.run(stop.clone()));
         lane.health.well("lane");
         Ok(Reign {
-            committer: Committer::start(writer),
+            committer,
             reader,
             commands_seen: Seen::after(head.latest_id_ms),
             holds_seen: Seen::after(head.latest_id_ms),
@@ -250,7 +253,11 @@ impl<'a> Reign<'a> {
             self.land_all().await?;
         }
         let commands: usize = messages.iter().map(|message| message.asks.len()).sum();
-        self.lane.recent.press(commands >= PRESSED_COMMANDS);
+        if commands >= PRESSED_COMMANDS {
+            self.lane.recent.press(true);
+        } else if commands < EASY_COMMANDS {
+            self.lane.recent.press(false);
+        }
         match self.decide(&messages, Mode::Normal).await {
             Ok(batch) => self.commit(messages, batch).await,
             Err(StoreError::Content { sqlstate, message }) => {

@@ -6,27 +6,28 @@
 //! bound and not remembered is new. When the oldest is forgotten the bound rises to its time. An id
 //! that carries no time, or an early one, is merely looked up.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
+use holdfast_store::Set;
 use holdfast_store::head::time_of_id;
 use uuid::Uuid;
 
-/// How many ids are remembered: some seconds at full load, within which clocks must agree for the
-/// look-up to be spared; 5 MB.
-const REMEMBERED: usize = 1 << 17;
+/// How many ids are remembered: a second at full load, within which clocks must agree for the look-up to
+/// be spared; 3 MB.
+const REMEMBERED: usize = 1 << 16;
 
 /// The ids of one kind, of commands or of holds.
 pub(super) struct Seen {
     /// Whatever carries a later time than this and was decided is remembered.
     bound_ms: i64,
-    known: HashSet<Uuid>,
+    known: Set<Uuid>,
     oldest: VecDeque<Uuid>,
 }
 
 impl Seen {
     /// At the begin of a reign, over a log whose ids carry no time later than `latest_ms`.
     pub(super) fn after(latest_ms: i64) -> Self {
-        Seen { bound_ms: latest_ms, known: HashSet::new(), oldest: VecDeque::new() }
+        Seen { bound_ms: latest_ms, known: Set::default(), oldest: VecDeque::new() }
     }
 
     /// Whether `id` was certainly never decided.
