@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::commands::{Bus, Member, Signed};
 use crate::load::Done;
-use crate::workload::{Books, FUNDS, Life, Pick, decimal, name};
+use crate::workload::{Books, FUNDS, Life, Pick, decimal, name, new_id};
 
 /// Commands in one envelope, some 100 kB.
 pub(crate) const MEMBERS: usize = 500;
@@ -56,7 +56,7 @@ pub(crate) async fn lives(
             let mut life = Life::new(pick, random);
             loop {
                 let (asked, expects) = (life.asks(), life.expects());
-                let id = if asked.verb == Verb::Reserve { life.hold } else { Uuid::now_v7() };
+                let id = if asked.verb == Verb::Reserve { life.hold } else { new_id(random) };
                 let account = name(life.account);
                 let member =
                     Member { id, verb: asked.verb, account, body: RawValue::from_string(asked.body)? };

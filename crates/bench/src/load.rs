@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use holdfast_core::{CommandId, Verb};
-use uuid::Uuid;
 
 use crate::commands::{Bus, Signed, Told};
-use crate::workload::{Books, FUNDS, Life, Pick, name};
+use crate::workload::{Books, FUNDS, Life, Pick, name, new_id};
 
 /// Without any outcome for this long, everything that waits is published again, as a client would.
 const STALLED: Duration = Duration::from_secs(5);
@@ -165,7 +164,7 @@ impl<'a> Driver<'a> {
 
     async fn send_since(&mut self, life: Life, since: Instant) -> Result<()> {
         let asked = life.asks();
-        let id = if asked.verb == Verb::Reserve { life.hold } else { Uuid::now_v7() };
+        let id = if asked.verb == Verb::Reserve { life.hold } else { new_id(self.random) };
         let command = self.bus.sign(id, asked.verb, &name(life.account), asked.body)?;
         self.wait(id, Waiting { life: Some(life), command, since, repeat: false }).await
     }
