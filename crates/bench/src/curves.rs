@@ -50,7 +50,7 @@ impl Curves<'_> {
     async fn pace(&mut self, pick: &Pick) -> Result<f64> {
         let load =
             Load { commands: self.size.curve_commands(), at_once: self.at_once, pick, random_ids: false };
-        self.deployment.recycle().await?;
+        self.deployment.settle().await?;
         let mut done = Driver::new(self.bus, self.books, self.random).run(load).await?;
         done.elapsed += self.deployment.caught_up().await?;
         Ok(done.per_second())
@@ -64,7 +64,7 @@ impl Curves<'_> {
             let commands = self.size.curve_commands();
             let commands = if members < MEMBERS_FEW { commands / 2 } else { commands };
             let batch = bulk::Batch { members, commands };
-            self.deployment.recycle().await?;
+            self.deployment.settle().await?;
             let done = bulk::lives(self.bus, self.books, self.random, batch, &pick).await?;
             self.deployment.caught_up().await?;
             points.push(json!([members, done.per_second()]));
@@ -78,7 +78,7 @@ impl Curves<'_> {
         let mut points = Vec::new();
         for share in SHARES {
             let rate = bus_per_second * share;
-            self.deployment.recycle().await?;
+            self.deployment.settle().await?;
             let driver = Driver::new(self.bus, self.books, self.random);
             let mut open =
                 driver.run_open(rate, self.size.curve_seconds(), &pick).await.context("open loop")?;

@@ -70,10 +70,12 @@ impl Deployment {
         self.stack.postgres.local_url(DATABASE)
     }
 
-    /// A database that has run for a while has files of its write-ahead log to use again. One that has not
-    /// fills each new one with zeros first, and whoever commits waits for that.
-    pub(crate) async fn recycle(&self) -> Result<()> {
+    /// What one measure has left to be written must not be charged to the next. And a database that has run
+    /// for a while has files of its write-ahead log to use again: one that has not fills each new one with
+    /// zeros first, and whoever commits waits for that.
+    pub(crate) async fn settle(&self) -> Result<()> {
         sqlx::query("CHECKPOINT").execute(&mut self.connection().await?).await?;
+        tokio::task::spawn_blocking(rustix::fs::sync).await?;
         Ok(())
     }
 

@@ -76,15 +76,16 @@ impl<P: FnMut(&str)> Run<P> {
         self.report.figures.insert(measure, figures);
     }
 
-    fn begin(&mut self, measure: Measure) {
+    async fn begin(&mut self, measure: Measure) -> Result<()> {
         (self.progress)(&format!("{measure}: {}", measure.about()));
+        self.deployment.settle().await
     }
 
     async fn measures(&mut self) -> Result<()> {
         use Measure::{Bulk, Bus, Floor, Hot, Http, Latency, Memory, Naive, Scale, Store, Takeover, Uniform};
         self.describe().await?;
         if self.wants(&[Naive]) {
-            self.begin(Naive);
+            self.begin(Naive).await?;
             let figures = naive::measure(&self.deployment, self.options.size).await?;
             self.keep(Naive, figures);
         }
@@ -105,8 +106,7 @@ impl<P: FnMut(&str)> Run<P> {
             self.bulk().await?;
         }
         if self.wants(&[Latency]) {
-            self.begin(Latency);
-            self.deployment.recycle().await?;
+            self.begin(Latency).await?;
             let rate = self.report.figures.get(&Bus).and_then(|bus| bus.number("commands_per_second"));
             let bus = self.bus.as_mut().context("opened")?;
             let figures =
@@ -114,7 +114,7 @@ impl<P: FnMut(&str)> Run<P> {
             self.keep(Latency, figures);
         }
         if self.wants(&[Http]) {
-            self.begin(Http);
+            self.begin(Http).await?;
             let figures = http::measure(&self.deployment, &mut self.books, self.options.size).await?;
             self.keep(Http, figures);
         }
@@ -156,10 +156,10 @@ impl<P: FnMut(&str)> Run<P> {
     }
 
     async fn stored(&mut self) -> Result<()> {
-        self.begin(Measure::Store);
+        self.begin(Measure::Store).await?;
         let figures = floor::store(&self.deployment, self.options.size).await?;
         self.keep(Measure::Store, figures);
-        self.begin(Measure::Floor);
+        self.begin(Measure::Floor).await?;
         let figures = floor::floor(&self.deployment).await?;
         self.keep(Measure::Floor, figures);
         Ok(())
@@ -179,7 +179,7 @@ impl<P: FnMut(&str)> Run<P> {
     }
 
     async fn bus(&mut self, measure: Measure, pick: &Pick) -> Result<()> {
-        self.begin(measure);
+        self.begin(measure).await?;
         let size = self.options.size;
         let commands = if measure == Measure::Bus { size.bus_commands() } else { size.compared_commands() };
         let figures = self.load(pick, commands, false).await?;
@@ -191,6 +191,7 @@ impl<P: FnMut(&str)> Run<P> {
     /// that has seen both favours neither.
     async fn bus_with_random_ids(&mut self) -> Result<()> {
         (self.progress)("bus with ids of version 4");
+        self.deployment.settle().await?;
         let size = self.options.size;
         let random = self.load(&Pick::zipf(size.accounts()), size.compared_commands(), true).await?;
         let figures = self.report.figures.entry(Measure::Bus).or_default();
@@ -200,7 +201,6 @@ impl<P: FnMut(&str)> Run<P> {
 
     /// Commands through the bus until projector and relay have caught up.
     async fn load(&mut self, pick: &Pick, commands: usize, random_ids: bool) -> Result<Figures> {
-        self.deployment.recycle().await?;
         let bus = self.bus.as_mut().context("opened")?;
         let processes = self.deployment.processes();
         let mut observer = self.deployment.connection().await?;
@@ -222,8 +222,7 @@ impl<P: FnMut(&str)> Run<P> {
     }
 
     async fn bulk(&mut self) -> Result<()> {
-        self.begin(Measure::Bulk);
-        self.deployment.recycle().await?;
+        self.begin(Measure::Bulk).await?;
         let (size, processes) = (self.options.size, self.deployment.processes());
         let bus = self.bus.as_mut().context("opened")?;
         let mut observer = self.deployment.connection().await?;
@@ -250,7 +249,7 @@ impl<P: FnMut(&str)> Run<P> {
     }
 
     async fn scale(&mut self) -> Result<()> {
-        self.begin(Measure::Scale);
+        self.begin(Measure::Scale).await?;
         // First, since everything else makes the log longer.
         let points = self.by_log_length().await?;
         let bus = self.report.figures.get(&Measure::Bus).and_then(|bus| bus.number("commands_per_second"));
@@ -302,6 +301,7 @@ impl<P: FnMut(&str)> Run<P> {
     /// The length of the log, and the pace of the bus there.
     async fn point(&mut self, pick: &Pick) -> Result<(usize, f64)> {
         let events = self.events().await?;
+        self.deployment.settle().await?;
         let figures = self.load(pick, self.options.size.bus_commands(), false).await?;
         Ok((events, figures.number("commands_per_second").unwrap_or(0.0)))
     }
@@ -320,10 +320,10 @@ impl<P: FnMut(&str)> Run<P> {
         let holds = first..(first + size.open_holds()).min(size.accounts_in_memory());
         Driver::new(bus, &mut self.books, &mut self.random).open_holds(holds, AT_ONCE).await?;
         self.deployment.caught_up().await?;
-        self.begin(Measure::Memory);
+        self.begin(Measure::Memory).await?;
         let figures = memory::measure(&self.deployment, size.accounts_in_memory())?;
         self.keep(Measure::Memory, figures);
-        self.begin(Measure::Takeover);
+        self.begin(Measure::Takeover).await?;
         let bus = self.bus.as_mut().context("opened")?;
         let figures = takeover::measure(&mut self.deployment, bus, &mut self.books).await?;
         self.keep(Measure::Takeover, figures);
@@ -335,17 +335,17 @@ impl<P: FnMut(&str)> Run<P> {
         self.deployment.caught_up().await?;
         self.deployment.kill().await?;
         if self.wants(&[Projector]) {
-            self.begin(Projector);
+            self.begin(Projector).await?;
             let figures = drain::projector(&self.deployment).await?;
             self.keep(Projector, figures);
         }
         if self.wants(&[Relay]) {
-            self.begin(Relay);
+            self.begin(Relay).await?;
             let figures = drain::relay(&self.deployment).await?;
             self.keep(Relay, figures);
         }
         if self.wants(&[Replay]) {
-            self.begin(Replay);
+            self.begin(Replay).await?;
             let figures = replaying::measure(&self.deployment).await?;
             self.keep(Replay, figures);
         }

@@ -45,12 +45,12 @@ impl Cache {
         partition: i16,
         run: &Run,
     ) -> Result<(), StoreError> {
-        let accounts = run.iter().map(|followed| &followed.event.account);
+        let accounts = run.iter().map(|logged| &logged.event.account);
         let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.accounts.contains_key(*id)).collect();
         if !missing.is_empty() {
             self.load_accounts(connection, tables, partition, &missing).await?;
         }
-        let named = run.iter().filter_map(|followed| self.unknown_hold(followed.event));
+        let named = run.iter().filter_map(|logged| self.unknown_hold(&logged.event));
         let missing: BTreeSet<(AccountId, HoldId)> = named.collect();
         if !missing.is_empty() {
             self.load_holds(connection, tables, partition, &missing).await?;

@@ -8,8 +8,8 @@ use holdfast_core::books::{Book, Postings, postings};
 use holdfast_core::chain::Hash;
 use holdfast_core::costs::{Cost, CostKey, cost};
 use holdfast_core::{AccountId, Asset, Event, Fact, HoldId, Position, evolve};
-use holdfast_store::recent::{self, Recent, Run};
-use holdfast_store::{Map, StoreError, read};
+use holdfast_store::recent::{Follower, Run};
+use holdfast_store::{Logged, Map, StoreError, read};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::cache::Cache;
@@ -20,16 +20,18 @@ use crate::tables::{LOCK, Tables};
 pub(crate) const STEP_EVENTS: usize = 20_000;
 
 /// Who folds what, with what is remembered between steps.
-pub(crate) struct Folder<'a> {
+pub(crate) struct Folder {
     pub(crate) tables: Tables,
     pub(crate) partition: i16,
-    pub(crate) recent: &'a Recent,
+    pub(crate) follower: Follower,
+    /// Whether the database is on this machine.
+    pub(crate) local: bool,
     pub(crate) cache: Cache,
 }
 
-impl<'a> Folder<'a> {
-    pub(crate) fn new(tables: Tables, partition: i16, recent: &'a Recent) -> Self {
-        Folder { tables, partition, recent, cache: Cache::default() }
+impl Folder {
+    pub(crate) fn new(tables: Tables, partition: i16, follower: Follower, local: bool) -> Self {
+        Folder { tables, partition, follower, local, cache: Cache::default() }
     }
 
     /// Folds the next run of the log; answers the new checkpoint, which is the old one when there was
@@ -79,7 +81,7 @@ impl<'a> Folder<'a> {
         connection: &mut PgConnection,
         from: Position,
     ) -> Result<Option<(Position, Changes)>, StoreError> {
-        let run = recent::after(self.recent, connection, self.partition, from, STEP_EVENTS).await?;
+        let run = self.follower.after(connection, self.partition, from, STEP_EVENTS).await?;
         let Some(to) = run.last() else { return Ok(None) };
         self.cache.begin(from);
         self.cache.load(connection, self.tables, self.partition, &run).await?;
@@ -89,8 +91,7 @@ impl<'a> Folder<'a> {
     fn changes(&mut self, after: Position, run: &Run) -> Result<Changes, StoreError> {
         let previous = Vec::with_capacity(run.len());
         let mut changes = Changes { end: run.last_hash(), after, previous, ..Changes::default() };
-        for followed in run.iter() {
-            let event = followed.event;
+        for Logged { event, .. } in run.iter() {
             let account = self.cache.accounts.entry(event.account.clone()).or_default().as_mut();
             let previous = account.as_ref().map(|account| account.last_position);
             changes.previous.push(previous.unwrap_or_default());
@@ -130,7 +131,8 @@ impl<'a> Folder<'a> {
         to: Position,
         changes: &Changes,
     ) -> Result<(), StoreError> {
-        crate::write::changes(connection, self.tables, self.partition, &self.cache.accounts, changes).await?;
+        let accounts = &self.cache.accounts;
+        crate::write::changes(connection, self.tables, self.partition, self.local, accounts, changes).await?;
         let sql =
             format!("UPDATE {}.checkpoint SET position = $2 WHERE partition = $1", self.tables.schema());
         sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(to.0).execute(connection).await?;

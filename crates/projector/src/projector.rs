@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_core::Position;
-use holdfast_store::connect::connect;
+use holdfast_store::connect::{connect, is_local};
 use holdfast_store::error::within;
 use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError};
@@ -25,6 +25,9 @@ const RESTS: u32 = 6;
 const REST_MAX: Duration = Duration::from_millis(600);
 /// Nor when nothing was committed for so long: then there is nothing to wait for.
 const QUIET: Duration = Duration::from_millis(20);
+/// How far it may fall behind in a burst, in events: a take-over has to fold what the tables lack, and this
+/// takes it two seconds.
+const LAG_MAX: i64 = 200_000;
 /// How long one step may take, waiting for a rebuild's swap included.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 /// How long to wait after an error before the next try.
@@ -68,11 +71,11 @@ impl Projector {
     async fn follow(&mut self) -> Result<std::convert::Infallible, StoreError> {
         let mut connection = connect(&self.url, Role::Projector).await?;
         let recent = Arc::clone(&self.recent);
-        let mut folder = Folder::new(Tables::Live, self.partition, &recent);
+        let mut folder = Folder::new(Tables::Live, self.partition, recent.follow(), is_local(&self.url)?);
         let mut at = Position::default();
         loop {
             tokio::select! {
-                () = recent.yield_to_lane(at, &self.committed) => {}
+                () = recent.yield_to_lane(at, LAG_MAX, &self.committed) => {}
                 () = self.progress.wanted() => {}
             }
             let begun = Instant::now();

@@ -4,8 +4,10 @@
 //! the swap happens in the transaction that folds the rest, while nobody else can fold. A crash
 //! before it leaves the live tables as they were; starting again begins from nothing.
 
+use std::sync::Arc;
+
 use holdfast_core::Position;
-use holdfast_store::connect::connect;
+use holdfast_store::connect::{connect, is_local};
 use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError, head};
 use sqlx::PgConnection;
@@ -24,8 +26,8 @@ pub async fn rebuild(
     let mut connection = connect(url, Role::Projector).await?;
     alone(&mut connection).await?;
     clear(&mut connection).await?;
-    let recent = Recent::default();
-    let mut folder = Folder::new(Tables::Next, partition, &recent);
+    let follower = Arc::new(Recent::default()).follow();
+    let mut folder = Folder::new(Tables::Next, partition, follower, is_local(url)?);
     loop {
         let at = folder.step(&mut connection).await?;
         let head = head::read(&mut connection, partition).await?.position;
@@ -61,7 +63,7 @@ async fn clear(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn swap(connection: &mut PgConnection, folder: &mut Folder<'_>) -> Result<Position, StoreError> {
+async fn swap(connection: &mut PgConnection, folder: &mut Folder) -> Result<Position, StoreError> {
     sqlx::query("BEGIN").execute(&mut *connection).await?;
     let result = catch_up_and_swap(connection, folder).await;
     let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
@@ -71,7 +73,7 @@ async fn swap(connection: &mut PgConnection, folder: &mut Folder<'_>) -> Result<
 
 async fn catch_up_and_swap(
     connection: &mut PgConnection,
-    folder: &mut Folder<'_>,
+    folder: &mut Folder,
 ) -> Result<Position, StoreError> {
     // The first step locks out the live projector; from then on its checkpoint stands still.
     let mut at = folder.step_inside(connection).await?;

@@ -2,7 +2,7 @@
 
 use holdfast_core::chain::Hash;
 use holdfast_core::money::Amount;
-use holdfast_core::{Asset, CommandId, Event, Fact, HoldId};
+use holdfast_core::{Asset, CommandId, Event, Fact, HoldId, Kind};
 use serde::Serialize;
 
 use crate::token::hex;
@@ -33,14 +33,14 @@ pub struct EventView<'a> {
     issuer: &'a str,
     command: CommandId,
     /// RFC 3339, as the caller formats it.
-    time: String,
+    time: &'a str,
     fact: &'a Fact,
 }
 
 impl<'a> EventView<'a> {
     /// `event`, with its lane time as RFC 3339: dates are not this crate's.
     #[must_use]
-    pub fn new(event: &'a Event, time: String) -> Self {
+    pub fn new(event: &'a Event, time: &'a str) -> Self {
         let money = |units| event.asset.map(|asset| asset.amount(units));
         EventView {
             position: event.position.0,
@@ -60,27 +60,33 @@ impl<'a> EventView<'a> {
     }
 }
 
-/// The headers of an event's message: the CloudEvents 1.0 attributes in binary mode, and the
-/// ledger's own.
+/// The headers that all events of `kind` have: attributes of CloudEvents 1.0 in binary mode.
 #[must_use]
-pub fn headers(
-    event: &Event,
-    partition: i16,
-    audience: &str,
-    time: &str,
-    hash: &Hash,
-) -> Vec<(&'static str, String)> {
-    let mut headers = vec![
+pub fn common_headers(kind: Kind, audience: &str) -> [(&'static str, String); 4] {
+    [
         ("ce-specversion", "1.0".to_owned()),
-        ("ce-id", format!("{partition}-{}", event.position)),
         ("ce-source", format!("holdfast/{audience}")),
-        ("ce-type", format!("holdfast.{}", event.fact.kind())),
-        ("ce-time", time.to_owned()),
+        ("ce-type", format!("holdfast.{kind}")),
         ("content-type", "application/json".to_owned()),
-        (POSITION_HEADER, event.position.to_string()),
+    ]
+}
+
+/// The headers that differ from event to event, its [`trace`](trace_header) aside.
+#[must_use]
+pub fn own_headers(partition: i16, logged: (&Event, &Hash), time: &str) -> [(&'static str, String); 4] {
+    let (event, hash) = logged;
+    let position = event.position.to_string();
+    [
+        ("ce-id", format!("{partition}-{position}")),
+        ("ce-time", time.to_owned()),
+        (POSITION_HEADER, position),
         (CHAIN_HEADER, hex(hash)),
-    ];
-    // CloudEvents, extension "Distributed Tracing" 1.0.
-    headers.extend(event.fact.trace().map(|trace| ("ce-traceparent", trace.as_str().to_owned())));
-    headers
+    ]
+}
+
+/// The header of the trace that the command was part of, by the extension "Distributed Tracing" 1.0 of
+/// CloudEvents.
+#[must_use]
+pub fn trace_header(fact: &Fact) -> Option<(&'static str, String)> {
+    fact.trace().map(|trace| ("ce-traceparent", trace.as_str().to_owned()))
 }

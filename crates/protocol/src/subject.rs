@@ -73,7 +73,7 @@ pub fn outcomes(issuer: &str, reply: &str) -> String {
 /// Where an event is published.
 #[must_use]
 pub fn event(kind: Kind, account: &str) -> String {
-    format!("ledger.evt.{kind}.{}", account_token(account))
+    ["ledger.evt.", kind.as_str(), ".", &account_token(account)].concat()
 }
 
 /// Where a refused message is recorded.

@@ -9,7 +9,7 @@
 
 pub mod connect;
 pub mod copy;
-mod encode;
+pub mod encode;
 pub mod error;
 pub mod head;
 pub mod lookup;
@@ -30,5 +30,5 @@ pub type Set<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 pub use connect::Role;
 pub use error::StoreError;
 pub use head::{Applied, Head};
-pub use record::{Record, Row};
+pub use record::{Logged, Record, Row};
 pub use writer::Writer;

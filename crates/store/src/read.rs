@@ -1,11 +1,11 @@
 //! Reading the log by position: how everybody follows it.
 
+use holdfast_core::Position;
 use holdfast_core::chain::Hash;
-use holdfast_core::{Event, Position};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::error::StoreError;
-use crate::record::{COLUMNS, EVENT_COLUMNS, Row, hash_of};
+use crate::record::{COLUMNS, EVENT_COLUMNS, Logged, Row, hash_of};
 
 /// At most `limit` events after `after`, in order, each with its chain hash. Positions are gapless and
 /// appended in order, so what is committed later always comes later.
@@ -16,7 +16,7 @@ pub async fn after(
     partition: i16,
     after: Position,
     limit: i64,
-) -> Result<Vec<(Event, Hash)>, StoreError> {
+) -> Result<Vec<Logged>, StoreError> {
     let sql = format!(
         "SELECT {EVENT_COLUMNS} FROM ledger_event WHERE partition = $1 AND position > $2 ORDER BY position LIMIT $3"
     );
@@ -26,7 +26,7 @@ pub async fn after(
         .bind(limit)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|row| Row::from_row(row).map(|row| (row.event, row.hash))).collect()
+    rows.iter().map(|row| Row::from_row(row).map(|Row { event, hash, .. }| Logged { event, hash })).collect()
 }
 
 /// The same with all that a row keeps, for people.

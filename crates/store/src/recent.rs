@@ -1,35 +1,31 @@
 //! The latest committed batches, kept in memory for those who follow the log closely.
 //!
 //! **Shape.** The lane pushes what it has committed; relay and projector take what comes after
-//! their place with [`after`], which reads the database only when they are further behind.
+//! their place with [`Follower::after`], which reads the database only when they are further behind. What
+//! all of them have is let go.
 //!
-//! **Correctness.** Only committed records are ever pushed, and committed records never change, so
+//! **Correctness.** Only committed events are ever pushed, and committed events never change, so
 //! what is taken from here is what the database would answer. A process that writes nothing keeps
 //! nothing, and its followers read the database.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use holdfast_core::Position;
 use holdfast_core::chain::Hash;
-use holdfast_core::{Event, Position};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 
 use crate::error::StoreError;
 use crate::read;
-use crate::record::Record;
+use crate::record::{Logged, Record};
 
-/// How many bytes of records are kept: about a second at full load, which is longer than the projector
-/// rests. A follower that is further behind gains from the database's larger reads what it loses.
-const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What a record takes besides its body and envelope.
-const RECORD_BYTES: usize = 512;
+/// How many bytes of events are kept: at some 450 an event, more than the projector may fall behind in a
+/// burst, so that it need not read from the database what was just written to it.
+const KEPT_BYTES_MAX: usize = 96 * 1024 * 1024;
 
-/// How far followers may fall behind while the lane is pressed, in events: two seconds of their work.
-/// A take-over has to wait for the projector, or fold itself what it lacks.
-const LAG_MAX: i64 = 200_000;
 /// How long a follower waits before it looks again whether the lane is still pressed.
 const YIELD_FOR: Duration = Duration::from_millis(50);
 
@@ -43,7 +39,15 @@ pub struct Recent {
 
 #[derive(Default)]
 struct Kept {
-    batches: VecDeque<Arc<Vec<Record>>>,
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    /// What each follower has, by the number that it was given.
+    followers: Vec<(u64, Position)>,
+    numbered: u64,
+}
+
+struct Batch {
+    events: Arc<Vec<Logged>>,
     bytes: usize,
 }
 
@@ -53,117 +57,177 @@ impl Recent {
         self.pressed.store(pressed, Ordering::Relaxed);
     }
 
-    /// In a burst followers leave the machine to the lane, until they are [`LAG_MAX`] behind: somebody
+    /// In a burst followers leave the machine to the lane, until they are `lag_max` events behind: somebody
     /// waits for each outcome, and for what follows from it nobody does. Waits if that is so.
-    pub async fn yield_to_lane(&self, at: Position, committed: &watch::Receiver<Position>) {
-        while self.pressed.load(Ordering::Relaxed) && committed.borrow().0 - at.0 < LAG_MAX {
+    pub async fn yield_to_lane(&self, at: Position, lag_max: i64, committed: &watch::Receiver<Position>) {
+        while self.pressed.load(Ordering::Relaxed) && committed.borrow().0 - at.0 < lag_max {
             tokio::time::sleep(YIELD_FOR).await;
         }
     }
 
     /// Forgets everything: another log may be there after a take-over than before.
     pub fn clear(&self) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+        let mut kept = self.kept();
+        kept.batches.clear();
+        kept.bytes = 0;
     }
 
-    /// Keeps a batch that was committed.
-    pub fn push(&self, batch: Arc<Vec<Record>>) {
-        let Some(first) = batch.first().map(|record| record.event.position) else { return };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.end().is_some_and(|end| end.next() != first) {
-            *kept = Kept::default();
-        }
-        kept.bytes += bytes(&batch);
-        kept.batches.push_back(batch);
-        while kept.bytes > KEPT_BYTES_MAX && kept.batches.len() > 1 {
-            if let Some(oldest) = kept.batches.pop_front() {
-                kept.bytes -= bytes(&oldest);
-            }
-        }
+    /// Keeps what was committed, and answers it. Bodies and envelopes are in the log; nobody here needs
+    /// them any more.
+    pub fn push(&self, records: Vec<Record>) -> Arc<Vec<Logged>> {
+        let bytes = records.iter().map(|record| size_of::<Logged>() + record.body.len()).sum();
+        let events: Arc<Vec<Logged>> = Arc::new(records.into_iter().map(Logged::from).collect());
+        self.kept().push(Batch { events: Arc::clone(&events), bytes });
+        events
     }
 
-    /// At most `limit` records after `at`, if that far back is kept.
-    fn after(&self, at: Position, limit: usize) -> Option<Run> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = kept.batches.front()?.first()?.event.position;
-        if at.next() < begin || kept.end()? <= at {
-            return None;
-        }
-        let from =
-            kept.batches.partition_point(|batch| batch.last().is_some_and(|last| last.event.position <= at));
-        let first = kept.batches.get(from)?.first()?.event.position;
-        let skip = usize::try_from(at.next().0 - first.0).ok()?;
-        let (mut batches, mut count) = (Vec::new(), 0);
-        for batch in kept.batches.range(from..) {
-            if count >= limit + skip {
-                break;
-            }
-            count += batch.len();
-            batches.push(Arc::clone(batch));
-        }
-        Some(Run(Source::Kept { batches, skip, take: limit.min(count - skip) }))
+    /// A follower, which has nothing yet.
+    #[must_use]
+    pub fn follow(self: &Arc<Self>) -> Follower {
+        let mut kept = self.kept();
+        kept.numbered += 1;
+        let number = kept.numbered;
+        kept.followers.push((number, Position::default()));
+        drop(kept);
+        Follower { recent: Arc::clone(self), number }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Kept {
     fn end(&self) -> Option<Position> {
-        Some(self.batches.back()?.last()?.event.position)
+        Some(self.batches.back()?.events.last()?.event.position)
+    }
+
+    fn push(&mut self, batch: Batch) {
+        let Some(first) = batch.events.first().map(|logged| logged.event.position) else { return };
+        if self.end().is_some_and(|end| end.next() != first) {
+            self.batches.clear();
+            self.bytes = 0;
+        }
+        self.bytes += batch.bytes;
+        self.batches.push_back(batch);
+        while self.bytes > KEPT_BYTES_MAX && self.batches.len() > 1 {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(oldest) = self.batches.pop_front() {
+            self.bytes -= oldest.bytes;
+        }
+    }
+
+    /// Follower `number` has everything up to `at`: what the others have too is let go.
+    fn passed(&mut self, number: u64, at: Position) {
+        for (_, place) in self.followers.iter_mut().filter(|(other, _)| *other == number) {
+            *place = at;
+        }
+        let all = self.followers.iter().map(|(_, place)| *place).min().unwrap_or_default();
+        while self.batches.front().is_some_and(|batch| batch.ends_by(all)) {
+            self.pop();
+        }
+    }
+
+    /// At most `limit` events after `at`, if that far back is kept.
+    fn after(&self, at: Position, limit: usize) -> Option<Run> {
+        let begin = self.batches.front()?.events.first()?.event.position;
+        if at.next() < begin || self.end()? <= at {
+            return None;
+        }
+        let from = self.batches.partition_point(|batch| batch.ends_by(at));
+        let first = self.batches.get(from)?.events.first()?.event.position;
+        let skip = usize::try_from(at.next().0 - first.0).ok()?;
+        let (mut batches, mut count) = (Vec::new(), 0);
+        for batch in self.batches.range(from..) {
+            if count >= limit + skip {
+                break;
+            }
+            count += batch.events.len();
+            batches.push(Arc::clone(&batch.events));
+        }
+        Some(Run { batches, skip, take: limit.min(count - skip) })
     }
 }
 
-fn bytes(batch: &[Record]) -> usize {
-    batch.iter().map(|record| record.body.len() + record.envelope.len() + RECORD_BYTES).sum()
+impl Batch {
+    fn ends_by(&self, at: Position) -> bool {
+        self.events.last().is_none_or(|last| last.event.position <= at)
+    }
+}
+
+/// One who follows the log. What it has not taken yet is kept for it, up to a bound.
+pub struct Follower {
+    recent: Arc<Recent>,
+    number: u64,
+}
+
+impl Follower {
+    /// At most `limit` events after `at`, up to which this follower has them: from memory where they are
+    /// kept, else from the database.
+    ///
+    /// # Errors
+    /// What reading the log may end with.
+    pub async fn after(
+        &self,
+        connection: &mut PgConnection,
+        partition: i16,
+        at: Position,
+        limit: usize,
+    ) -> Result<Run, StoreError> {
+        if let Some(run) = self.kept_after(at, limit) {
+            return Ok(run);
+        }
+        let events = read::after(connection, partition, at, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        let take = events.len();
+        Ok(Run { batches: vec![Arc::new(events)], skip: 0, take })
+    }
+
+    fn kept_after(&self, at: Position, limit: usize) -> Option<Run> {
+        let mut kept = self.recent.kept();
+        kept.passed(self.number, at);
+        kept.after(at, limit)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.recent.kept().followers.retain(|(number, _)| *number != self.number);
+    }
 }
 
 /// A run of the log, in order.
-pub struct Run(Source);
-
-enum Source {
-    Read(Vec<(Event, Hash)>),
-    Kept { batches: Vec<Arc<Vec<Record>>>, skip: usize, take: usize },
-}
-
-/// What followers need of a row.
-#[derive(Debug, Clone, Copy)]
-pub struct Followed<'a> {
-    /// The event.
-    pub event: &'a Event,
-    /// Its chain hash.
-    pub hash: &'a Hash,
+pub struct Run {
+    batches: Vec<Arc<Vec<Logged>>>,
+    skip: usize,
+    take: usize,
 }
 
 impl Run {
     /// Its events, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Followed<'_>> {
-        let (read, kept) = match &self.0 {
-            Source::Read(rows) => (Some(rows.iter().map(|(event, hash)| Followed { event, hash })), None),
-            Source::Kept { batches, skip, take } => {
-                let records = batches.iter().flat_map(|batch| batch.iter()).skip(*skip).take(*take);
-                (None, Some(records.map(|record| Followed { event: &record.event, hash: &record.hash })))
-            }
-        };
-        read.into_iter().flatten().chain(kept.into_iter().flatten())
+    pub fn iter(&self) -> impl Iterator<Item = &Logged> {
+        self.batches.iter().flat_map(|batch| batch.iter()).skip(self.skip).take(self.take)
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        match &self.0 {
-            Source::Read(rows) => rows.len(),
-            Source::Kept { take, .. } => *take,
-        }
+        self.take
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.take == 0
     }
 
     /// The chain hash that it ends with.
     #[must_use]
     pub fn last_hash(&self) -> Option<Hash> {
-        self.iter().last().map(|followed| *followed.hash)
+        self.iter().last().map(|logged| logged.hash)
     }
 
     /// Where it ends.
@@ -174,34 +238,23 @@ impl Run {
     }
 }
 
-/// At most `limit` events after `at`: from memory where they are kept, else from the database.
-pub async fn after(
-    recent: &Recent,
-    connection: &mut PgConnection,
-    partition: i16,
-    at: Position,
-    limit: usize,
-) -> Result<Run, StoreError> {
-    if let Some(run) = recent.after(at, limit) {
-        return Ok(run);
-    }
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    Ok(Run(Source::Read(read::after(connection, partition, at, limit).await?)))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use holdfast_core::{AccountId, Event, Fact, HoldId, Issuer, Timestamp};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn followers_stand_back_in_a_burst_but_not_for_ever() {
+        const LAG_MAX: i64 = 1_000;
         let (committed, watched) = watch::channel(Position(0));
         let recent = Arc::new(Recent::default());
-        recent.yield_to_lane(Position(0), &watched).await;
+        recent.yield_to_lane(Position(0), LAG_MAX, &watched).await;
         recent.press(true);
         let follower = {
             let recent = Arc::clone(&recent);
-            tokio::spawn(async move { recent.yield_to_lane(Position(0), &watched).await })
+            tokio::spawn(async move { recent.yield_to_lane(Position(0), LAG_MAX, &watched).await })
         };
         for lag in [1, LAG_MAX - 1] {
             committed.send_replace(Position(lag));
@@ -211,5 +264,74 @@ mod tests {
         committed.send_replace(Position(LAG_MAX));
         tokio::time::sleep(YIELD_FOR * 3).await;
         assert!(follower.is_finished());
+    }
+
+    fn records(positions: std::ops::RangeInclusive<i64>, body: usize) -> Vec<Record> {
+        let record = |position| Record {
+            event: Event {
+                position: Position(position),
+                time: Timestamp::from_micros(position),
+                issuer: Issuer::ledger(),
+                command: HoldId::nil(),
+                account: AccountId::new("a").expect("an id"),
+                asset: None,
+                posted: 0,
+                held: 0,
+                fact: Fact::Extended { hold: HoldId::nil(), expires_at: Timestamp::from_micros(0) },
+            },
+            fingerprint: [0; 32],
+            stored_time: Timestamp::from_micros(0),
+            body: vec![0; body],
+            envelope: Bytes::new(),
+            hash: [0; 32],
+        };
+        positions.map(record).collect()
+    }
+
+    fn taken(follower: &Follower, at: i64, limit: usize) -> Option<Vec<i64>> {
+        let run = follower.kept_after(Position(at), limit)?;
+        assert_eq!(run.last().map(|last| last.0), run.iter().last().map(|logged| logged.event.position.0));
+        Some(run.iter().map(|logged| logged.event.position.0).collect())
+    }
+
+    #[test]
+    fn what_is_kept_is_taken_across_batches_and_let_go_when_all_have_it() {
+        let recent = Arc::new(Recent::default());
+        let (quick, slow) = (recent.follow(), recent.follow());
+        recent.push(records(1..=3, 0));
+        recent.push(records(4..=6, 0));
+        assert_eq!(taken(&quick, 0, 10), Some(vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!(taken(&quick, 2, 3), Some(vec![3, 4, 5]));
+        assert_eq!(taken(&quick, 6, 10), None, "nothing is new");
+        assert_eq!(taken(&slow, 0, 2), Some(vec![1, 2]), "kept for the slow one");
+        assert_eq!(taken(&slow, 3, 1), Some(vec![4]));
+        assert_eq!(taken(&quick, 0, 10), None, "the first batch both had");
+        drop(slow);
+        assert_eq!(taken(&quick, 6, 10), None);
+        assert!(recent.kept().batches.is_empty(), "nobody lacks anything");
+        assert_eq!(recent.kept().bytes, 0);
+    }
+
+    #[test]
+    fn a_follower_far_behind_is_not_waited_for() {
+        let recent = Arc::new(Recent::default());
+        let follower = recent.follow();
+        for n in 0..5 {
+            recent.push(records(n + 1..=n + 1, KEPT_BYTES_MAX / 4));
+        }
+        assert_eq!(taken(&follower, 0, 10), None, "the database has it");
+        assert_eq!(taken(&follower, 2, 10), Some(vec![3, 4, 5]));
+    }
+
+    #[test]
+    fn batches_that_do_not_follow_replace_those_before() {
+        let recent = Arc::new(Recent::default());
+        let follower = recent.follow();
+        recent.push(records(1..=3, 0));
+        recent.push(records(7..=8, 0));
+        assert_eq!(taken(&follower, 0, 10), None);
+        assert_eq!(taken(&follower, 6, 10), Some(vec![7, 8]));
+        recent.clear();
+        assert_eq!(taken(&follower, 6, 10), None);
     }
 }

@@ -60,6 +60,21 @@ impl Record {
     }
 }
 
+/// An event of the log with its chain hash: what those who follow the log need of a row.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// The event.
+    pub event: Event,
+    /// Its chain hash.
+    pub hash: Hash,
+}
+
+impl From<Record> for Logged {
+    fn from(Record { event, hash, .. }: Record) -> Self {
+        Logged { event, hash }
+    }
+}
+
 /// What a record is chained to.
 #[derive(Debug, Clone, Copy)]
 pub struct Link<'a> {

@@ -9,6 +9,7 @@
 pub mod fetch;
 pub mod identity;
 pub mod locate;
+mod memory;
 pub mod nats;
 pub mod postgres;
 pub mod process;

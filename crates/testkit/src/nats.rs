@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::memory::eighth_mib;
 use crate::process::Server;
 use crate::{locate, secrets, wait};
 
@@ -17,6 +18,9 @@ pub const SERVER_CONFIG: &str = include_str!("../../../nats/nats.conf");
 pub const ACCOUNTS_CONFIG: &str = include_str!("../../../nats/accounts.conf");
 /// The users of [`ACCOUNTS_CONFIG`], each with a password variable of its name.
 pub const USERS: [&str; 5] = ["ledger", "operator", "backend", "auth", "http"];
+
+/// What its heap may grow to before garbage is collected more often.
+const HEAP_MIB: std::ops::RangeInclusive<u64> = 512..=4096;
 
 const START_WITHIN: Duration = Duration::from_secs(20);
 
@@ -53,9 +57,9 @@ impl Nats {
         let mut command = Command::new(&self.binary);
         command.arg("-c").arg(self.folder.join("nats.conf")).args(["-p", &self.port.to_string()]);
         command.arg("-P").arg(self.folder.join("server.pid"));
-        // Messages are garbage soon: collecting it less often costs memory, up to a bound, and saves a
-        // tenth of the server's time.
-        command.env("GOGC", "400").env("GOMEMLIMIT", "1GiB");
+        // Messages are garbage soon. Collecting it less often costs memory, up to a bound, and saves a tenth
+        // of the server's time and most of the moments in which callers wait for it.
+        command.env("GOGC", "400").env("GOMEMLIMIT", format!("{}MiB", eighth_mib(HEAP_MIB)));
         command.env("HOLDFAST_NATS_STORE_DIR", format!("\"{}\"", self.folder.join("store").display()));
         for (user, password) in &self.passwords {
             command.env(format!("HOLDFAST_NATS_{}_PASSWORD", user.to_uppercase()), password);

@@ -11,6 +11,7 @@ use holdfast_store::Role;
 use holdfast_store::connect::connect;
 
 use crate::identity::{User, create_private, server_user};
+use crate::memory::eighth_mib;
 use crate::process::Server;
 use crate::{locate, secrets, wait};
 
@@ -31,15 +32,7 @@ const SETTINGS: [&str; 7] = [
     // What a long commit has to flush at its end, the WAL writer has begun to.
     "wal_writer_delay=10ms",
 ];
-const SHARED_BUFFERS_MB: std::ops::RangeInclusive<u64> = 128..=4096;
-
-/// An eighth of the machine's memory, within bounds: the servers are not alone here.
-fn shared_buffers_mb() -> u64 {
-    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
-    let megabytes = total.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| kib / 1024);
-    (megabytes / 8).clamp(*SHARED_BUFFERS_MB.start(), *SHARED_BUFFERS_MB.end())
-}
+const SHARED_BUFFERS_MIB: std::ops::RangeInclusive<u64> = 128..=4096;
 
 /// A running PostgreSQL.
 pub struct Postgres {
@@ -132,7 +125,7 @@ impl Postgres {
         for setting in SETTINGS {
             command.args(["-c", setting]);
         }
-        command.args(["-c", &format!("shared_buffers={}MB", shared_buffers_mb())]);
+        command.args(["-c", &format!("shared_buffers={}MB", eighth_mib(SHARED_BUFFERS_MIB))]);
         if cfg!(target_os = "linux") {
             // Recovery would otherwise open every file of the data folder to sync it.
             command.args(["-c", "recovery_init_sync_method=syncfs"]);

@@ -3,6 +3,7 @@
 //! **Shape.** A task of its own writes and signs them, while the lane decides what comes next.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, HeaderName};
@@ -10,12 +11,12 @@ use holdfast_core::chain::Hash;
 use holdfast_core::{Event, Position};
 use holdfast_protocol::outcome::{Answer, FINGERPRINT_HEADER, SIGNATURE_HEADER, Told, signature};
 use holdfast_protocol::token::hex;
-use holdfast_store::{Map, Row};
+use holdfast_store::{Logged, Map, Row};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::decisions::{Batch, Verdict};
+use super::decisions::Verdict;
 use crate::message::{Asked, Message, Reply, Telling};
 
 /// So many batches of outcomes may wait for the network before the lane waits with them.
@@ -30,7 +31,10 @@ const MESSAGE_BYTES_MAX: usize = 900 * 1024;
 /// A batch that is committed, and what its repeats refer to.
 pub(super) struct Decided {
     pub(super) messages: Vec<Message>,
-    pub(super) batch: Batch,
+    /// One for each thing asked, in order.
+    pub(super) verdicts: Vec<Verdict>,
+    /// The events of the batch.
+    pub(super) events: Arc<Vec<Logged>>,
     /// The rows of [`Verdict::At`].
     pub(super) rows: HashMap<Position, Row>,
 }
@@ -64,7 +68,7 @@ impl Answers {
 async fn publish(client: Client, mut waiting: mpsc::Receiver<Decided>) {
     while let Some(decided) = waiting.recv().await {
         let mut gathered = Gathered::default();
-        let mut verdicts = decided.batch.verdicts.iter();
+        let mut verdicts = decided.verdicts.iter();
         for message in &decided.messages {
             let verdicts = verdicts.by_ref().take(message.asks.len());
             let told = message.asks.iter().zip(verdicts);
@@ -164,7 +168,7 @@ impl Decided {
             Asked::Refused { id, account, refusal } => return Some(Told::refused(*id, account, refusal)),
             Asked::Command { command, .. } => command.id,
         };
-        let recorded = |index: usize| -> &'a Event { &self.batch.records[index].event };
+        let recorded = |index: usize| -> &'a Event { &self.events[index].event };
         Some(match verdict {
             Verdict::Nothing => return None,
             Verdict::Refused(refusal) => {

@@ -101,16 +101,23 @@ impl Decider<'_> {
         }));
         match decided {
             Ok(Ok(())) => {
-                // A batch that became no event is evidence of nothing.
-                let named: HashSet<&[u8]> =
-                    self.records.iter().map(|record| record.envelope.as_ref()).collect();
-                self.evidence.retain(|(digest, _)| named.contains(digest.as_slice()));
+                if !self.evidence.is_empty() {
+                    self.drop_idle_evidence();
+                }
                 let (records, verdicts) = (Arc::new(self.records), self.verdicts);
                 Ok(Batch { records, verdicts, keys: self.keys, evidence: self.evidence })
             }
             Ok(Err(error)) => Err(error),
             Err(panic) => Err(StoreError::Content { sqlstate: ASSERTION.to_owned(), message: said(&*panic) }),
         }
+    }
+
+    /// A batch that became no event is evidence of nothing.
+    fn drop_idle_evidence(&mut self) {
+        let named = self.records.iter().map(|record| record.envelope.as_ref());
+        // Whole envelopes, of which there may be many beside, are no digests.
+        let named: HashSet<&[u8]> = named.filter(|envelope| envelope.len() == size_of::<Hash>()).collect();
+        self.evidence.retain(|(digest, _)| named.contains(digest.as_slice()));
     }
 
     fn verdict(&mut self, message: &Message, asked: &Asked) -> Result<Verdict, StoreError> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
 use holdfast_projector::load;
-use holdfast_store::{Set, StoreError, read};
+use holdfast_store::{Logged, Set, StoreError, read};
 use sqlx::PgConnection;
 
 use super::accounts::Accounts;
@@ -71,12 +71,13 @@ impl Memory {
         let mut at = self.checkpoint;
         loop {
             let rows = read::after(&mut *connection, self.partition, at, TAIL_ROWS).await?;
-            let Some((last, _)) = rows.last() else { return Ok(()) };
-            at = last.position;
-            let accounts = rows.iter().map(|(event, _)| &event.account);
-            let holds = rows.iter().filter_map(|(event, _)| Some((&event.account, event.fact.hold()?)));
+            let Some(last) = rows.last() else { return Ok(()) };
+            at = last.event.position;
+            let accounts = rows.iter().map(|logged| &logged.event.account);
+            let holds = rows.iter().map(|logged| &logged.event);
+            let holds = holds.filter_map(|event| Some((&event.account, event.fact.hold()?)));
             self.prepare(connection, accounts, holds).await?;
-            for (event, _) in &rows {
+            for Logged { event, .. } in &rows {
                 self.apply(event)?;
             }
         }

@@ -434,12 +434,12 @@ impl<'a> Reign<'a> {
 
     /// A batch is committed: those who wait for it are told.
     async fn landed(&mut self, flight: Flight) -> Result<(), StoreError> {
-        let Flight { messages, batch, applied } = flight;
+        let Flight { messages, batch: Batch { records, verdicts, .. }, applied } = flight;
         self.applied = applied;
-        if let Some(last) = batch.records.last() {
-            self.lane.recent.push(Arc::clone(&batch.records));
+        let events = self.lane.recent.push(Arc::unwrap_or_clone(records));
+        if let Some(last) = events.last() {
             self.lane.committed.send_replace(last.event.position);
-            metrics::counter!("holdfast_events_total").increment(batch.records.len() as u64);
+            metrics::counter!("holdfast_events_total").increment(events.len() as u64);
             metrics::counter!("holdfast_commits_total").increment(1);
         }
         for message in &messages {
@@ -451,10 +451,10 @@ impl<'a> Reign<'a> {
             Verdict::At(position) => Some(*position),
             _ => None,
         };
-        let positions: Vec<Position> = batch.verdicts.iter().filter_map(waited).collect();
+        let positions: Vec<Position> = verdicts.iter().filter_map(waited).collect();
         let rows = lookup::positions(&mut self.reader, self.head.partition, &positions);
         let rows = within(READ_WITHIN, rows).await?;
-        self.answers.tell(Decided { messages, batch, rows }).await;
+        self.answers.tell(Decided { messages, verdicts, events, rows }).await;
         Ok(())
     }
 

@@ -60,6 +60,7 @@ pub(crate) fn cost(line: &CostLine) -> Value {
 
 /// An event as `LEDGER_EVENTS` carries it.
 pub(crate) fn event(row: &Row) -> Value {
-    let view = EventView::new(&row.event, rfc3339(row.event.time));
+    let time = rfc3339(row.event.time);
+    let view = EventView::new(&row.event, &time);
     serde_json::to_value(view).expect("an event is plain values")
 }

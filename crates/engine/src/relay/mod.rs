@@ -10,6 +10,8 @@
 //! message with the log's: another log (a restored backup) or a message that is not the ledger's stops
 //! it, until `holdfast relay rebuild` has made the stream anew. A lost or short stream is simply filled.
 
+mod messages;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,18 +19,17 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap, HeaderName};
 use bytes::Bytes;
 use holdfast_core::Position;
-use holdfast_protocol::event::{CHAIN_HEADER, EventView, headers};
-use holdfast_protocol::subject;
+use holdfast_protocol::event::CHAIN_HEADER;
 use holdfast_protocol::token::hex;
 use holdfast_store::connect::connect;
 use holdfast_store::error::within;
-use holdfast_store::recent::{self, Followed, Recent, Run};
-use holdfast_store::record::rfc3339;
+use holdfast_store::recent::{Recent, Run};
 use holdfast_store::{Role, StoreError, head, lookup};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::messages::Messages;
 use crate::bus::{BusError, EVENTS, ensure_stream};
 use crate::health::Health;
 use crate::intake::{connects, must_be_unbroken};
@@ -37,6 +38,9 @@ use crate::intake::{connects, must_be_unbroken};
 const BATCH_EVENTS_MAX: usize = 1_000;
 /// What the stream must end with for a message to be stored.
 const EXPECTED: HeaderName = HeaderName::from_static("Nats-Expected-Last-Sequence");
+/// How far it may fall behind in a burst, in events: some twenty seconds of its work, which costs as much
+/// as deciding and committing does. No take-over waits for it.
+const LAG_MAX: i64 = 2_000_000;
 /// How often to look when nobody says that the log grew.
 const POLL: Duration = Duration::from_millis(500);
 /// How long reading a batch may take.
@@ -100,22 +104,23 @@ impl Relay {
         let stream = ensure_stream(&self.client, EVENTS).await?;
         let connects = connects(&self.client);
         let mut at = self.check(&mut connection, &stream).await?;
+        let (follower, mut messages) = (self.recent.follow(), Messages::new(self.partition, &self.audience));
         loop {
             // A server that was killed may have lost what it had acknowledged; the stream says what.
             must_be_unbroken(&self.client, connects)?;
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
-            self.recent.yield_to_lane(at, &self.committed).await;
-            let read = recent::after(&self.recent, &mut connection, self.partition, at, BATCH_EVENTS_MAX);
+            self.recent.yield_to_lane(at, LAG_MAX, &self.committed).await;
+            let read = follower.after(&mut connection, self.partition, at, BATCH_EVENTS_MAX);
             let run = within(READ_WITHIN, read).await?;
-            match run.last() {
-                Some(last) => {
-                    self.publish(&run, at, last).await?;
-                    at = last;
-                }
-                None => {
-                    let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
-                }
+            if let Some(last) = run.last() {
+                self.publish(&mut messages, &run, at, last).await?;
+                at = last;
+            }
+            // What this process commits it says, so there is nothing to read; what another has committed
+            // is found by looking.
+            if run.is_empty() || *self.committed.borrow_and_update() == at {
+                let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
             }
         }
     }
@@ -155,12 +160,18 @@ impl Relay {
     }
 
     /// Publishes `run`, which lies between `after` and `last`.
-    async fn publish(&self, run: &Run, after: Position, last: Position) -> Result<(), BusError> {
+    async fn publish(
+        &self,
+        messages: &mut Messages,
+        run: &Run,
+        after: Position,
+        last: Position,
+    ) -> Result<(), BusError> {
         let mut expected = after;
-        for followed in run.iter() {
-            let (subject, mut headers, payload) = self.message(followed);
+        for logged in run.iter() {
+            let (subject, mut headers, payload) = messages.of(logged);
             headers.insert(EXPECTED, expected.to_string());
-            expected = followed.event.position;
+            expected = logged.event.position;
             if expected == last {
                 return self.commit(subject, headers, payload, last).await;
             }
@@ -183,16 +194,5 @@ impl Relay {
             return Ok(());
         }
         Err(BusError(format!("a batch of events was not stored: {ack}")))
-    }
-
-    fn message(&self, followed: Followed<'_>) -> (String, HeaderMap, Bytes) {
-        let Followed { event, hash } = followed;
-        let time = rfc3339(event.time);
-        let mut map = HeaderMap::new();
-        for (name, value) in headers(event, self.partition, &self.audience, &time, hash) {
-            map.insert(HeaderName::from_static(name), value);
-        }
-        let body = serde_json::to_vec(&EventView::new(event, time)).expect("an event is plain values");
-        (subject::event(event.fact.kind(), event.account.as_str()), map, body.into())
     }
 }
