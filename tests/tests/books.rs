@@ -3,16 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_core::{AccountId, Position, Verb};
 use holdfast_projector::queries;
-use holdfast_projector::rebuild::rebuild;
 use holdfast_store::connect::connect;
 use holdfast_store::{Role, StoreError};
 use holdfast_testkit::tenant::Tenant;
 use holdfast_testkit::wait;
-use holdfast_tests::batch::{Publisher, member};
 use holdfast_tests::{SOON, Serve, client, count, database, run};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
-use uuid::Uuid;
 
 /// A ledger with a bit of everything in its log, stopped, its projections caught up.
 async fn history(tenant: &Tenant) -> Result<i64> {
@@ -84,49 +81,6 @@ async fn a_replay_equals_the_projections_and_a_rebuild_changes_nothing() -> Resu
     assert_eq!(everything_projected(&mut connection).await?, before);
     let (fine, part) = json(&tenant, &["replay", "--to", "10"]).await?;
     assert!(fine && part["position"] == 10, "{part}");
-    Ok(())
-}
-
-#[tokio::test]
-async fn many_new_holds_of_one_step_are_the_same_however_they_are_written() -> Result<()> {
-    let tenant = Tenant::new().await?;
-    let ledger = Serve::start(&tenant).await?;
-    let backend = client(&tenant, "backend").await?;
-    backend.fund("ann", "100").await?;
-    let ids: Vec<Uuid> = (0..300).map(|_| Uuid::now_v7()).collect();
-    let reserved = ids.iter().enumerate().map(|(n, id)| {
-        let body = match n % 3 {
-            0 => json!({"amount": "0.01"}),
-            1 => json!({"amount": "0.02", "job_id": format!("job-{n}"), "overage": "cap"}),
-            _ => json!({"amount": "0.03", "saga": format!("saga-{n}"), "overage": "draw"}),
-        };
-        member(*id, "reserve", "ann", body)
-    });
-    let ended = ids.iter().enumerate().filter(|(n, _)| n % 4 > 0).map(|(n, id)| {
-        let (verb, mut body) = match n % 4 {
-            1 => ("capture", json!({"amount": "0.01"})),
-            2 => ("capture", json!({"amount": "0.004", "final": false})),
-            _ => ("release", json!({})),
-        };
-        let (name, hold) = if n % 3 == 1 { ("job_id", format!("job-{n}")) } else { ("hold", id.to_string()) };
-        body[name] = hold.into();
-        member(Uuid::now_v7(), verb, "ann", body)
-    });
-    let members: Vec<Value> = reserved.chain(ended).collect();
-    let outcomes = Publisher::new(&tenant).await?.send(&Value::from(members), 525).await?;
-    ensure!(outcomes.iter().filter(|outcome| outcome.kind == "captured").count() > 100, "{outcomes:?}");
-    ensure!(ledger.stop().await?);
-    // By a socket of the machine COPY brings them, over TCP an INSERT.
-    let mut connection = database(&tenant).await?;
-    let mut written = Vec::new();
-    for url in [&tenant.database_url, &tenant.database_tcp_url] {
-        rebuild(url, 0, |_, _| {}).await?;
-        written.push(everything_projected(&mut connection).await?);
-    }
-    assert_eq!(count(&mut connection, "SELECT count(*) FROM projection.hold").await?, 300);
-    assert_eq!(written[0], written[1]);
-    let (fine, report) = json(&tenant, &["verify"]).await?;
-    assert!(fine, "{report}");
     Ok(())
 }
 

@@ -24,14 +24,12 @@ pub(crate) struct Folder {
     pub(crate) tables: Tables,
     pub(crate) partition: i16,
     pub(crate) follower: Follower,
-    /// Whether the database is on this machine.
-    pub(crate) local: bool,
     pub(crate) cache: Cache,
 }
 
 impl Folder {
-    pub(crate) fn new(tables: Tables, partition: i16, follower: Follower, local: bool) -> Self {
-        Folder { tables, partition, follower, local, cache: Cache::default() }
+    pub(crate) fn new(tables: Tables, partition: i16, follower: Follower) -> Self {
+        Folder { tables, partition, follower, cache: Cache::default() }
     }
 
     /// Folds the next run of the log; answers the new checkpoint, which is the old one when there was
@@ -131,8 +129,7 @@ impl Folder {
         to: Position,
         changes: &Changes,
     ) -> Result<(), StoreError> {
-        let accounts = &self.cache.accounts;
-        crate::write::changes(connection, self.tables, self.partition, self.local, accounts, changes).await?;
+        crate::write::changes(connection, self.tables, self.partition, &self.cache.accounts, changes).await?;
         let sql =
             format!("UPDATE {}.checkpoint SET position = $2 WHERE partition = $1", self.tables.schema());
         sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(to.0).execute(connection).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_core::Position;
-use holdfast_store::connect::{connect, is_local};
+use holdfast_store::connect::connect;
 use holdfast_store::error::within;
 use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError};
@@ -71,7 +71,7 @@ impl Projector {
     async fn follow(&mut self) -> Result<std::convert::Infallible, StoreError> {
         let mut connection = connect(&self.url, Role::Projector).await?;
         let recent = Arc::clone(&self.recent);
-        let mut folder = Folder::new(Tables::Live, self.partition, recent.follow(), is_local(&self.url)?);
+        let mut folder = Folder::new(Tables::Live, self.partition, recent.follow());
         let mut at = Position::default();
         loop {
             tokio::select! {

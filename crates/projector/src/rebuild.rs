@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use holdfast_core::Position;
-use holdfast_store::connect::{connect, is_local};
+use holdfast_store::connect::connect;
 use holdfast_store::recent::Recent;
 use holdfast_store::{Role, StoreError, head};
 use sqlx::PgConnection;
@@ -27,7 +27,7 @@ pub async fn rebuild(
     alone(&mut connection).await?;
     clear(&mut connection).await?;
     let follower = Arc::new(Recent::default()).follow();
-    let mut folder = Folder::new(Tables::Next, partition, follower, is_local(url)?);
+    let mut folder = Folder::new(Tables::Next, partition, follower);
     loop {
         let at = folder.step(&mut connection).await?;
         let head = head::read(&mut connection, partition).await?.position;

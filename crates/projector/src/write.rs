@@ -5,14 +5,11 @@
 //! for each key (the LIMIT makes sure of it) and then by their place, which nobody else can change
 //! while the fold has its lock: no belief of the planner about a table that grows makes this slow.
 
-use bytes::BytesMut;
 use holdfast_core::books::Book;
 use holdfast_core::costs::{Cost, CostKey};
 use holdfast_core::{Account, AccountId, Hold, HoldId};
-use holdfast_store::encode::{RowWriter, copy_in};
 use holdfast_store::record::date;
 use holdfast_store::{Map, StoreError};
-use postgres_types::Type;
 use sqlx::postgres::PgQueryResult;
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -24,25 +21,15 @@ use crate::tables::Tables;
 /// queries.
 const RUN_EVENTS: i64 = 64;
 
-/// The columns of a new hold.
-const HOLD_COLUMNS: &str = "partition, hold, account, status, amount, captured, absorbed, expires_at, ended_kind, \
-     ended_position, last_position, policies, reserved_at, job_id, saga, usage, rates";
-/// How many they are.
-const HOLD_COLUMNS_COUNT: i16 = 17;
-/// From so many on, new holds are brought by COPY: half the database's work for each, and two round trips
-/// more, the last of which takes its time over TCP.
-const COPY_HOLDS_MIN: usize = 200;
-
 /// Writes `changed`, whose rows are as `accounts` has them.
 pub(crate) async fn changes(
     connection: &mut PgConnection,
     tables: Tables,
     partition: i16,
-    local: bool,
     accounts: &Map<AccountId, Box<Option<Account>>>,
     changed: &Changes,
 ) -> Result<(), StoreError> {
-    let mut write = Write { connection, schema: tables.schema(), partition, local };
+    let mut write = Write { connection, schema: tables.schema(), partition };
     let touched = |wanted: State| -> Vec<&Account> {
         let of_state = changed.accounts.iter().filter(|(_, state)| **state == wanted);
         of_state.filter_map(|(id, _)| accounts.get(id)?.as_ref().as_ref()).collect()
@@ -76,39 +63,10 @@ struct Held<'a> {
     labels: Option<&'a Labels>,
 }
 
-impl Held<'_> {
-    /// As a row of [`HOLD_COLUMNS`].
-    fn write(&self, row: &mut RowWriter<'_>, partition: i16) {
-        let Held { account, id, hold, labels } = self;
-        row.value(&partition, &Type::INT2);
-        row.value(id, &Type::UUID);
-        row.value(&account.as_str().as_bytes(), &Type::BYTEA);
-        row.value(&hold.status.as_str(), &Type::TEXT);
-        row.value(&hold.amount, &Type::INT8);
-        row.value(&hold.captured, &Type::INT8);
-        row.value(&hold.absorbed, &Type::INT8);
-        row.value(&date(hold.expires_at), &Type::TIMESTAMPTZ);
-        row.value(&rows::ended_kind(hold), &Type::TEXT);
-        row.value(&hold.ended.map(|end| end.position.0), &Type::INT8);
-        row.value(&hold.last_position.0, &Type::INT8);
-        row.value(&policies(hold), &Type::TEXT);
-        row.value(&date(hold.reserved_at), &Type::TIMESTAMPTZ);
-        row.value(&labels.and_then(|labels| labels.job_id.as_deref()), &Type::TEXT);
-        row.value(&labels.and_then(|labels| labels.saga.as_deref()), &Type::TEXT);
-        row.value(&labels.and_then(|labels| labels.usage.as_deref()), &Type::TEXT);
-        row.value(&hold.rates.as_ref().map(|rates| rates.as_slice()), &Type::BYTEA);
-    }
-}
-
-fn policies(hold: &Hold) -> String {
-    serde_json::to_string(&hold.policies).expect("policies are plain values")
-}
-
 struct Write<'a> {
     connection: &'a mut PgConnection,
     schema: &'static str,
     partition: i16,
-    local: bool,
 }
 
 impl Write<'_> {
@@ -189,9 +147,8 @@ impl Write<'_> {
         if holds.is_empty() {
             return Ok(());
         }
-        if self.local && holds.len() >= COPY_HOLDS_MIN {
-            return self.copy_holds(holds).await;
-        }
+        let policies =
+            |hold: &Hold| serde_json::to_string(&hold.policies).expect("policies are plain values");
         let label = |pick: fn(&Labels) -> &Option<String>| {
             holds
                 .iter()
@@ -199,7 +156,8 @@ impl Write<'_> {
                 .collect::<Vec<_>>()
         };
         let sql = format!(
-            "INSERT INTO {}.hold ({HOLD_COLUMNS})
+            "INSERT INTO {}.hold (partition, hold, account, status, amount, captured, absorbed, expires_at, ended_kind,
+                                  ended_position, last_position, policies, reserved_at, job_id, saga, usage, rates)
              SELECT $1, * FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::int8[], $6::int8[], $7::int8[],
                                       $8::timestamptz[], $9::text[], $10::int8[], $11::int8[], $12::text[],
                                       $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::bytea[])",
@@ -218,17 +176,6 @@ impl Write<'_> {
             .execute(&mut *self.connection)
             .await?;
         all(&result, holds.len(), "hold")
-    }
-
-    async fn copy_holds(&mut self, holds: &[Held<'_>]) -> Result<(), StoreError> {
-        let statement = format!("COPY {}.hold ({HOLD_COLUMNS}) FROM STDIN (FORMAT binary)", self.schema);
-        let (partition, mut piece) = (self.partition, BytesMut::new());
-        let copied =
-            copy_in(self.connection, &statement, HOLD_COLUMNS_COUNT, holds, &mut piece, |row, held| {
-                held.write(row, partition);
-            });
-        let copied = copied.await?;
-        all_rows(copied, holds.len(), "hold")
     }
 
     async fn holds(&mut self, holds: &[Held<'_>]) -> Result<(), StoreError> {
@@ -388,13 +335,10 @@ fn numbers(costs: &[(&CostKey, &Cost)], value: fn(&Cost) -> i128) -> Vec<String>
 
 /// A row that should be there and is not means that the tables are not what was folded.
 fn all(result: &PgQueryResult, wanted: usize, table: &str) -> Result<(), StoreError> {
-    all_rows(result.rows_affected(), wanted, table)
-}
-
-fn all_rows(changed: u64, wanted: usize, table: &str) -> Result<(), StoreError> {
-    if changed == wanted as u64 {
+    if result.rows_affected() == wanted as u64 {
         return Ok(());
     }
+    let changed = result.rows_affected();
     Err(StoreError::Inconsistent(format!(
         "{changed} of {wanted} rows of the projection `{table}` were there to change; rebuild the projections"
     )))

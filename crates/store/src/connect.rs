@@ -92,10 +92,7 @@ pub fn options(url: &str, role: Role) -> Result<PgConnectOptions, StoreError> {
 }
 
 /// Whether `url` leads to a Unix socket of this machine.
-///
-/// # Errors
-/// When it is no URL of a database.
-pub fn is_local(url: &str) -> Result<bool, StoreError> {
+pub(crate) fn is_local(url: &str) -> Result<bool, StoreError> {
     let options = PgConnectOptions::from_str(url)?;
     Ok(options.get_socket().is_some() || options.get_host().starts_with('/'))
 }

@@ -9,7 +9,7 @@
 
 pub mod connect;
 pub mod copy;
-pub mod encode;
+mod encode;
 pub mod error;
 pub mod head;
 pub mod lookup;

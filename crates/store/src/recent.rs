@@ -67,17 +67,20 @@ impl Recent {
 
     /// Forgets everything: another log may be there after a take-over than before.
     pub fn clear(&self) {
-        let mut kept = self.kept();
-        kept.batches.clear();
-        kept.bytes = 0;
+        let gone = self.kept().clear();
+        drop(gone);
     }
 
     /// Keeps what was committed, and answers it. Bodies and envelopes are in the log; nobody here needs
     /// them any more.
     pub fn push(&self, records: Vec<Record>) -> Arc<Vec<Logged>> {
         let bytes = records.iter().map(|record| size_of::<Logged>() + record.body.len()).sum();
-        let events: Arc<Vec<Logged>> = Arc::new(records.into_iter().map(Logged::from).collect());
-        self.kept().push(Batch { events: Arc::clone(&events), bytes });
+        // Not collected, which would keep the larger allocation of the records.
+        let mut events = Vec::with_capacity(records.len());
+        events.extend(records.into_iter().map(Logged::from));
+        let events = Arc::new(events);
+        let gone = self.kept().push(Batch { events: Arc::clone(&events), bytes });
+        drop(gone);
         events
     }
 
@@ -102,34 +105,42 @@ impl Kept {
         Some(self.batches.back()?.events.last()?.event.position)
     }
 
-    fn push(&mut self, batch: Batch) {
-        let Some(first) = batch.events.first().map(|logged| logged.event.position) else { return };
-        if self.end().is_some_and(|end| end.next() != first) {
-            self.batches.clear();
-            self.bytes = 0;
-        }
+    /// Answers what is let go, as the other changes do: it is many small things, and the lane must not wait
+    /// for the lock while each is freed.
+    fn push(&mut self, batch: Batch) -> Vec<Batch> {
+        let Some(first) = batch.events.first().map(|logged| logged.event.position) else { return Vec::new() };
+        let mut gone =
+            if self.end().is_some_and(|end| end.next() != first) { self.clear() } else { Vec::new() };
         self.bytes += batch.bytes;
         self.batches.push_back(batch);
         while self.bytes > KEPT_BYTES_MAX && self.batches.len() > 1 {
-            self.pop();
+            gone.extend(self.pop());
         }
+        gone
     }
 
-    fn pop(&mut self) {
-        if let Some(oldest) = self.batches.pop_front() {
-            self.bytes -= oldest.bytes;
-        }
+    fn pop(&mut self) -> Option<Batch> {
+        let oldest = self.batches.pop_front()?;
+        self.bytes -= oldest.bytes;
+        Some(oldest)
+    }
+
+    fn clear(&mut self) -> Vec<Batch> {
+        self.bytes = 0;
+        self.batches.drain(..).collect()
     }
 
     /// Follower `number` has everything up to `at`: what the others have too is let go.
-    fn passed(&mut self, number: u64, at: Position) {
+    fn passed(&mut self, number: u64, at: Position) -> Vec<Batch> {
         for (_, place) in self.followers.iter_mut().filter(|(other, _)| *other == number) {
             *place = at;
         }
         let all = self.followers.iter().map(|(_, place)| *place).min().unwrap_or_default();
+        let mut gone = Vec::new();
         while self.batches.front().is_some_and(|batch| batch.ends_by(all)) {
-            self.pop();
+            gone.extend(self.pop());
         }
+        gone
     }
 
     /// At most `limit` events after `at`, if that far back is kept.
@@ -188,8 +199,11 @@ impl Follower {
 
     fn kept_after(&self, at: Position, limit: usize) -> Option<Run> {
         let mut kept = self.recent.kept();
-        kept.passed(self.number, at);
-        kept.after(at, limit)
+        let gone = kept.passed(self.number, at);
+        let run = kept.after(at, limit);
+        drop(kept);
+        drop(gone);
+        run
     }
 }
 

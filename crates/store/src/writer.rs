@@ -25,7 +25,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use crate::connect::{Role, connect, is_local};
-use crate::encode::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT, copy_in};
+use crate::encode::{COPY_COLUMNS, CopyRows};
 use crate::error::StoreError;
 use crate::head::{Applied, Head, time_of_id};
 use crate::record::{Record, Reference, date};
@@ -173,12 +173,13 @@ impl Writer {
         if moved.rows_affected() == 0 {
             return Ok(0);
         }
-        let statement = format!("COPY ledger_event ({EVENT_COLUMNS}) FROM STDIN (FORMAT binary)");
-        let (connection, rows) = (&mut self.connection, &mut self.rows);
-        copy_in(connection, &statement, EVENT_COLUMNS_COUNT, records, rows, |row, record| {
-            encode::event(row, next.partition, next.epoch, record);
-        })
-        .await
+        let statement = format!("COPY ledger_event ({COPY_COLUMNS}) FROM STDIN (FORMAT binary)");
+        let mut copy = self.connection.copy_in_raw(&statement).await?;
+        let mut rows = CopyRows::new(next.partition, next.epoch, records);
+        while rows.next(&mut self.rows) {
+            copy.send(&self.rows[..]).await?;
+        }
+        Ok(copy.finish().await?)
     }
 
     /// The statement `sql` with what [`MOVE_HEAD`] takes.

@@ -10,7 +10,7 @@ use holdfast_store::Set;
 use holdfast_store::head::time_of_id;
 use uuid::Uuid;
 
-/// How many ids of one generation are remembered; two of them are a second at full load, within which
+/// How many ids of one generation are remembered; one or two of them are about a second at full load, within which
 /// clocks must agree for the look-up to be spared. 3 MB.
 const GENERATION: usize = 1 << 15;
 

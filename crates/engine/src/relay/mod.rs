@@ -27,6 +27,7 @@ use holdfast_store::recent::{Recent, Run};
 use holdfast_store::{Role, StoreError, head, lookup};
 use sqlx::PgConnection;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::messages::Messages;
@@ -38,9 +39,11 @@ use crate::intake::{connects, must_be_unbroken};
 const BATCH_EVENTS_MAX: usize = 1_000;
 /// What the stream must end with for a message to be stored.
 const EXPECTED: HeaderName = HeaderName::from_static("Nats-Expected-Last-Sequence");
-/// How far it may fall behind in a burst, in events: some twenty seconds of its work, which costs as much
-/// as deciding and committing does. No take-over waits for it.
+/// How far it may fall behind in a burst, in events: it costs as much as deciding and committing does, and no
+/// take-over waits for it.
 const LAG_MAX: i64 = 2_000_000;
+/// And for how long: at less than 100,000 events a second those would be too old otherwise.
+const BEHIND_MAX: Duration = Duration::from_secs(20);
 /// How often to look when nobody says that the log grew.
 const POLL: Duration = Duration::from_millis(500);
 /// How long reading a batch may take.
@@ -104,13 +107,15 @@ impl Relay {
         let stream = ensure_stream(&self.client, EVENTS).await?;
         let connects = connects(&self.client);
         let mut at = self.check(&mut connection, &stream).await?;
+        let mut current = Instant::now();
         let (follower, mut messages) = (self.recent.follow(), Messages::new(self.partition, &self.audience));
         loop {
             // A server that was killed may have lost what it had acknowledged; the stream says what.
             must_be_unbroken(&self.client, connects)?;
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
-            self.recent.yield_to_lane(at, LAG_MAX, &self.committed).await;
+            let standing_back = self.recent.yield_to_lane(at, LAG_MAX, &self.committed);
+            let _ = tokio::time::timeout_at(current + BEHIND_MAX, standing_back).await;
             let read = follower.after(&mut connection, self.partition, at, BATCH_EVENTS_MAX);
             let run = within(READ_WITHIN, read).await?;
             if let Some(last) = run.last() {
@@ -120,6 +125,7 @@ impl Relay {
             // What this process commits it says, so there is nothing to read; what another has committed
             // is found by looking.
             if run.is_empty() || *self.committed.borrow_and_update() == at {
+                current = Instant::now();
                 let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
             }
         }
