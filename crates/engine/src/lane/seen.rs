@@ -10,8 +10,8 @@ use holdfast_store::Set;
 use holdfast_store::head::time_of_id;
 use uuid::Uuid;
 
-/// How many ids of one generation are remembered; one or two of them are about a second at full load, within which
-/// clocks must agree for the look-up to be spared. 3 MB.
+/// How many ids make a generation. One or two of them are remembered, half a second to a second of full
+/// load, within which clocks must agree for the look-up to be spared. 3 MB.
 const GENERATION: usize = 1 << 15;
 
 /// The ids of one kind, of commands or of holds.

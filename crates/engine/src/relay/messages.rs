@@ -1,7 +1,7 @@
 //! Events as messages.
 //!
-//! What a NATS client takes for headers is a map, and making one for each event was the larger half of
-//! the relay's work. So the headers that the events of a kind share are made once, in a map with room for
+//! What a NATS client takes for headers is a map, and making one for each event from nothing was more
+//! than a third of the relay's work. So the headers that the events of a kind share are made once, in a map with room for
 //! the others, and copied.
 
 use async_nats::{HeaderMap, HeaderName};

@@ -107,7 +107,7 @@ impl Relay {
         let stream = ensure_stream(&self.client, EVENTS).await?;
         let connects = connects(&self.client);
         let mut at = self.check(&mut connection, &stream).await?;
-        let mut current = Instant::now();
+        let mut caught_up = Instant::now();
         let (follower, mut messages) = (self.recent.follow(), Messages::new(self.partition, &self.audience));
         loop {
             // A server that was killed may have lost what it had acknowledged; the stream says what.
@@ -115,7 +115,7 @@ impl Relay {
             self.health.well("relay");
             metrics::gauge!("holdfast_relay_position").set(approximate(at));
             let standing_back = self.recent.yield_to_lane(at, LAG_MAX, &self.committed);
-            let _ = tokio::time::timeout_at(current + BEHIND_MAX, standing_back).await;
+            let _ = tokio::time::timeout_at(caught_up + BEHIND_MAX, standing_back).await;
             let read = follower.after(&mut connection, self.partition, at, BATCH_EVENTS_MAX);
             let run = within(READ_WITHIN, read).await?;
             if let Some(last) = run.last() {
@@ -125,7 +125,7 @@ impl Relay {
             // What this process commits it says, so there is nothing to read; what another has committed
             // is found by looking.
             if run.is_empty() || *self.committed.borrow_and_update() == at {
-                current = Instant::now();
+                caught_up = Instant::now();
                 let _ = tokio::time::timeout(POLL, self.committed.changed()).await;
             }
         }
