@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::Message;
 use futures_util::StreamExt;
 use holdfast_core::Timestamp;
+use holdfast_protocol::bundle::Outgoing;
 use holdfast_protocol::envelope::BATCH;
 use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature_holds};
 use holdfast_protocol::{ClientKeys, Draft, Outcome, subject};
@@ -41,6 +42,16 @@ impl Publisher {
 
     /// Publishes one command and waits for nothing.
     pub async fn publish(&self, id: Uuid, verb: &str, account: &str, body: &Value) -> Result<()> {
+        self.publish_message(self.signed(id, verb, account, body)?).await
+    }
+
+    /// Publishes a message as it is.
+    pub async fn publish_message(&self, message: Outgoing) -> Result<()> {
+        Ok(self.nats.publish(message.subject, message.payload).await?)
+    }
+
+    /// One command, signed and not published.
+    pub fn signed(&self, id: Uuid, verb: &str, account: &str, body: &Value) -> Result<Outgoing> {
         let body = RawValue::from_string(body.to_string())?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let now = Timestamp::from_micros(now.as_micros().try_into()?);
@@ -54,7 +65,8 @@ impl Publisher {
             expires_at: now.plus_millis(60_000),
             body: &body,
         };
-        Ok(self.nats.publish(draft.subject(&self.keys.issuer), draft.sign(&self.keys).into()).await?)
+        let subject = draft.subject(&self.keys.issuer);
+        Ok(Outgoing { subject, payload: draft.sign(&self.keys).into() })
     }
 
     /// The next message to this instance, whose signature must hold.

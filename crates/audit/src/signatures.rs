@@ -128,7 +128,7 @@ impl<'a> Signatures<'a> {
         let keys = self.keys_of(issuer);
         let mut known = envelope.sig.iter().filter_map(|(kid, mac)| {
             let key = keys.iter().find(|key| key.command.id() == kid)?;
-            Some(key.command.verify(&envelope.preimage(kid), mac))
+            Some(key.command.verify(&envelope.preimage(kid, &envelope.body_digest()), mac))
         });
         match known.next() {
             None => Verdict::UnknownKey,

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use holdfast_core::{CommandId, Verb};
+use holdfast_protocol::bundle::Outgoing;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::commands::{Bus, Member, Signed};
+use crate::commands::{Bus, Member};
 use crate::load::Done;
 use crate::workload::{Books, FUNDS, Life, Pick, decimal, name, new_id};
 
@@ -100,7 +101,7 @@ pub(crate) async fn open_accounts(
 async fn run(bus: &mut Bus, mut next: impl FnMut() -> Result<Vec<Step>>) -> Result<Done> {
     let (mut done, begun, mut ended) = (Done::default(), Instant::now(), false);
     let mut expected: HashMap<CommandId, &'static str> = HashMap::new();
-    let mut sent: Vec<(CommandId, Signed)> = Vec::new();
+    let mut sent: Vec<(CommandId, Outgoing)> = Vec::new();
     let mut stalled = 0;
     while !ended || !expected.is_empty() {
         while !ended && expected.len() < AT_ONCE * MEMBERS {

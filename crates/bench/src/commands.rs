@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_nats::{Client, ConnectOptions, Message, Subscriber};
-use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_client::nats;
 use holdfast_core::{CommandId, Timestamp, Verb};
+use holdfast_protocol::bundle::{BUNDLE_FULL_BYTES, Outgoing, bundle};
 use holdfast_protocol::envelope::BATCH;
 use holdfast_protocol::outcome::{SIGNATURE_HEADER, signature_holds};
 use holdfast_protocol::subject::GATHERING;
@@ -31,13 +31,11 @@ pub(crate) struct Bus {
     outcomes: Subscriber,
     keys: ClientKeys,
     instance: String,
-}
-
-/// A signed command.
-#[derive(Clone)]
-pub(crate) struct Signed {
-    subject: String,
-    payload: Bytes,
+    /// Commands that wait to be published, and their bytes.
+    waiting: Vec<Outgoing>,
+    waiting_bytes: usize,
+    /// Whether those leave in bundles.
+    pub(crate) bundles: bool,
 }
 
 /// A command within a batch.
@@ -73,21 +71,22 @@ impl Bus {
         let (keys, instance) = (deployment.keys()?, format!("{GATHERING}{}", Uuid::new_v4().simple()));
         let outcomes = client.subscribe(subject::outcomes(keys.issuer.as_str(), &instance)).await?;
         client.flush().await?;
-        Ok(Bus { client, outcomes, keys, instance })
+        let (waiting, waiting_bytes, bundles) = (Vec::new(), 0, true);
+        Ok(Bus { client, outcomes, keys, instance, waiting, waiting_bytes, bundles })
     }
 
     /// Signs a command with the present as its time.
-    pub(crate) fn sign(&self, id: CommandId, verb: Verb, account: &str, body: String) -> Result<Signed> {
+    pub(crate) fn sign(&self, id: CommandId, verb: Verb, account: &str, body: String) -> Result<Outgoing> {
         self.seal(id, verb.as_str(), account, body)
     }
 
     /// Signs many commands at once, in one envelope.
-    pub(crate) fn sign_batch(&self, members: &[Member]) -> Result<Signed> {
+    pub(crate) fn sign_batch(&self, members: &[Member]) -> Result<Outgoing> {
         let account = &members.first().context("a batch has a member")?.account;
         self.seal(Uuid::now_v7(), BATCH, account, serde_json::to_string(members)?)
     }
 
-    fn seal(&self, id: CommandId, verb: &str, account: &str, body: String) -> Result<Signed> {
+    fn seal(&self, id: CommandId, verb: &str, account: &str, body: String) -> Result<Outgoing> {
         let now = Timestamp::from_micros(micros_now());
         let body = RawValue::from_string(body)?;
         let draft = Draft {
@@ -100,16 +99,36 @@ impl Bus {
             expires_at: now.plus_millis(VALID_MS),
             body: &body,
         };
-        Ok(Signed { subject: draft.subject(&self.keys.issuer), payload: draft.sign(&self.keys).into() })
+        Ok(Outgoing { subject: draft.subject(&self.keys.issuer), payload: draft.sign(&self.keys).into() })
     }
 
-    /// Publishes it.
-    pub(crate) async fn publish(&self, command: Signed) -> Result<()> {
-        Ok(self.client.publish(command.subject, command.payload).await?)
+    /// Publishes a message by itself.
+    pub(crate) async fn publish(&self, message: Outgoing) -> Result<()> {
+        Ok(self.client.publish(message.subject, message.payload).await?)
+    }
+
+    /// Publishes a command, with those that wait at the same moment: the client does no other with what
+    /// its callers send. They leave when they are a message, and before anybody waits for an outcome.
+    pub(crate) async fn send(&mut self, command: Outgoing) -> Result<()> {
+        if !self.bundles {
+            return self.publish(command).await;
+        }
+        self.waiting_bytes += command.payload.len() + 1;
+        self.waiting.push(command);
+        if self.waiting_bytes >= BUNDLE_FULL_BYTES { self.publish_waiting().await } else { Ok(()) }
+    }
+
+    async fn publish_waiting(&mut self) -> Result<()> {
+        self.waiting_bytes = 0;
+        for message in bundle(self.waiting.drain(..)) {
+            self.client.publish(message.subject, message.payload).await?;
+        }
+        Ok(())
     }
 
     /// The outcomes of the next message; none when nothing came within `limit`.
     pub(crate) async fn outcomes(&mut self, limit: Duration) -> Result<Option<Vec<Told>>> {
+        self.publish_waiting().await?;
         match tokio::time::timeout(limit, self.outcomes.next()).await {
             Ok(Some(message)) => self.read(&message).map(Some),
             Ok(None) => bail!("the subscription ended"),

@@ -1,12 +1,14 @@
 //! Closed-loop load: so many lives at once, each waiting for its outcome before it asks again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use holdfast_core::{CommandId, Verb};
+use holdfast_protocol::bundle::Outgoing;
+use holdfast_store::Map;
 
-use crate::commands::{Bus, Signed, Told};
+use crate::commands::{Bus, Told};
 use crate::workload::{Books, FUNDS, Life, Pick, name, new_id};
 
 /// Without any outcome for this long, everything that waits is published again, as a client would.
@@ -57,7 +59,7 @@ impl Done {
 /// A command that waits for its outcome.
 struct Waiting {
     life: Option<Life>,
-    command: Signed,
+    command: Outgoing,
     since: Instant,
     repeat: bool,
 }
@@ -67,7 +69,7 @@ pub(crate) struct Driver<'a> {
     bus: &'a mut Bus,
     books: &'a mut Books,
     random: &'a mut fastrand::Rng,
-    waiting: HashMap<CommandId, Waiting>,
+    waiting: Map<CommandId, Waiting>,
     /// In open loop, lives whose next command waits for its time.
     ready: Option<VecDeque<Life>>,
     done: Done,
@@ -75,7 +77,7 @@ pub(crate) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(bus: &'a mut Bus, books: &'a mut Books, random: &'a mut fastrand::Rng) -> Self {
-        Driver { bus, books, random, waiting: HashMap::new(), ready: None, done: Done::default() }
+        Driver { bus, books, random, waiting: Map::default(), ready: None, done: Done::default() }
     }
 
     /// Lives lives until `load.commands` were sent and all are answered.
@@ -170,7 +172,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn wait(&mut self, id: CommandId, waiting: Waiting) -> Result<()> {
-        self.bus.publish(waiting.command.clone()).await?;
+        self.bus.send(waiting.command.clone()).await?;
         self.waiting.insert(id, waiting);
         Ok(())
     }

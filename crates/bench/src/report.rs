@@ -80,6 +80,10 @@ impl Report {
                 .find_map(|name| figures.number(name))
         };
         let over = |above, below| Some(rate(above)? / rate(below)?);
+        let message_each = || {
+            let each = self.figures.get(&Bus)?.all().get("message_each")?;
+            Some(each["commands_per_second"].as_f64()? / rate(Naive)?)
+        };
         let replay = || {
             let figures = self.figures.get(&Replay)?;
             Some(figures.number("events_per_second")? / figures.number("copy_out_rows_per_second")?)
@@ -87,6 +91,7 @@ impl Report {
         let ratios = [
             ("store_over_floor", over(Store, Floor)),
             ("bus_over_naive", over(Bus, Naive)),
+            ("bus_message_each_over_naive", message_each()),
             ("bulk_over_naive", over(Bulk, Naive)),
             ("hot_over_uniform", over(Hot, Uniform)),
             ("http_over_bus", over(Http, Bus)),

@@ -57,6 +57,9 @@ pub async fn run(options: Options, progress: impl FnMut(&str)) -> Result<Report>
     Ok(run.report)
 }
 
+/// Figures by the length of the log in events.
+type Points = Vec<(usize, f64)>;
+
 struct Run<P> {
     options: Options,
     deployment: Deployment,
@@ -182,9 +185,24 @@ impl<P: FnMut(&str)> Run<P> {
         self.begin(measure).await?;
         let size = self.options.size;
         let commands = if measure == Measure::Bus { size.bus_commands() } else { size.compared_commands() };
-        let figures = self.load(pick, commands, false).await?;
+        let mut figures = self.load(pick, commands, false).await?;
+        if measure == Measure::Bus {
+            let each = self.bus_message_each(pick).await?;
+            figures = figures.detail("message_each", json!(each.all()));
+        }
         self.keep(measure, figures);
         Ok(())
+    }
+
+    /// `bus` with a message for each command: what clients do that do not bundle, and many instances with a
+    /// caller each.
+    async fn bus_message_each(&mut self, pick: &Pick) -> Result<Figures> {
+        (self.progress)("bus with a message for each command");
+        self.deployment.settle().await?;
+        self.bus.as_mut().context("opened")?.bundles = false;
+        let figures = self.load(pick, self.options.size.compared_commands(), false).await?;
+        self.bus.as_mut().context("opened")?.bundles = true;
+        Ok(figures)
     }
 
     /// `bus` with random ids. After everything that ids in their order are measured by, since an index
@@ -251,7 +269,7 @@ impl<P: FnMut(&str)> Run<P> {
     async fn scale(&mut self) -> Result<()> {
         self.begin(Measure::Scale).await?;
         // First, since everything else makes the log longer.
-        let points = self.by_log_length().await?;
+        let (points, takeovers) = self.by_log_length().await?;
         let bus = self.report.figures.get(&Measure::Bus).and_then(|bus| bus.number("commands_per_second"));
         let mut curves = Curves {
             deployment: &self.deployment,
@@ -278,15 +296,17 @@ impl<P: FnMut(&str)> Run<P> {
             .detail("by_accounts", by_accounts)
             .detail("by_batch", by_batch)
             .detail("by_load", by_load)
-            .detail("by_log_events", json!(points));
+            .detail("by_log_events", json!(points))
+            .detail("takeover_seconds_by_log_events", json!(takeovers));
         self.keep(Measure::Scale, figures);
         Ok(())
     }
 
-    /// The pace of the bus now, and when the log has become so long.
-    async fn by_log_length(&mut self) -> Result<Vec<(usize, f64)>> {
+    /// The pace of the bus now, and when the log has become so long; and how long a take-over takes then.
+    async fn by_log_length(&mut self) -> Result<(Points, Points)> {
         let pick = Pick::zipf(self.options.size.accounts());
         let mut points = vec![self.point(&pick).await?];
+        let mut takeovers = vec![self.take_over().await?];
         for events in self.options.size.scale_events() {
             let missing = events.saturating_sub(self.events().await?);
             (self.progress)(&format!("scale: {missing} more events, up to {events}"));
@@ -294,8 +314,17 @@ impl<P: FnMut(&str)> Run<P> {
             bulk::lives(bus, &mut self.books, &mut self.random, Batch::of(missing), &pick).await?;
             self.deployment.caught_up().await?;
             points.push(self.point(&pick).await?);
+            takeovers.push(self.take_over().await?);
         }
-        Ok(points)
+        Ok((points, takeovers))
+    }
+
+    /// The length of the log, and how long a take-over takes with it.
+    async fn take_over(&mut self) -> Result<(usize, f64)> {
+        let events = self.events().await?;
+        let bus = self.bus.as_mut().context("opened")?;
+        let figures = takeover::measure(&mut self.deployment, bus, &mut self.books).await?;
+        Ok((events, figures.number("seconds").unwrap_or(0.0)))
     }
 
     /// The length of the log, and the pace of the bus there.

@@ -73,7 +73,9 @@ impl Measure {
             Measure::Floor => "binary COPY of the same rows into the same table",
             Measure::Naive => "a transaction per command, SELECT FOR UPDATE, 20 connections",
             Measure::Store => "decide and append, no bus",
-            Measure::Bus => "single signed commands, outcome awaited, zipf 1.0, caught up at the end",
+            Measure::Bus => {
+                "single signed commands, bundled as they come, outcome awaited, zipf 1.0, caught up at the end"
+            }
             Measure::Uniform => "as bus, accounts uniform",
             Measure::Hot => "as bus, all on one account",
             Measure::Bulk => "as bus, in batch envelopes",

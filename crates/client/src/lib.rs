@@ -1,14 +1,16 @@
 //! The client: sends a signed command and waits for its signed outcome.
 //!
 //! **Shape.** One [`Client`] per process and issuer: it has one subscription for all its outcomes
-//! and gives each to the caller that waits for it.
+//! and gives each to the caller that waits for it. Commands that callers send at the same moment leave
+//! together, each signed by itself.
 //!
 //! **Correctness.** An acknowledgement of the bus means "accepted for delivery" and is not waited
 //! for; only the outcome counts. Until it comes, the same bytes under the same id are published
-//! again, which the ledger answers with the same outcome. An outcome whose signature does not hold
-//! is dropped. [`ClientError::Unavailable`] carries the id: the command may still be decided.
+//! again, now by themselves, which the ledger answers with the same outcome. An outcome whose signature
+//! does not hold is dropped. [`ClientError::Unavailable`] carries the id: the command may still be decided.
 
 pub mod nats;
+mod outbox;
 pub mod query;
 
 use std::collections::HashMap;
@@ -20,6 +22,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use holdfast_core::chain::fingerprint;
 use holdfast_core::{CommandId, Issuer, Timestamp, Verb};
+use holdfast_protocol::bundle::Outgoing;
 use holdfast_protocol::envelope::ENVELOPE_MAX_BYTES;
 use holdfast_protocol::outcome::{Answer, FINGERPRINT_HEADER, SIGNATURE_HEADER, signature_holds};
 use holdfast_protocol::subject::GATHERING;
@@ -30,6 +33,8 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
+
+use crate::outbox::Outbox;
 
 /// How long to wait for an outcome before the command is published again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -105,6 +110,7 @@ pub struct Client {
     options: Arc<ClientOptions>,
     instance: Arc<str>,
     waiters: Arc<Waiters>,
+    outbox: Arc<Outbox>,
     _outcomes: Arc<Outcomes>,
 }
 
@@ -136,7 +142,8 @@ impl Client {
             }
         });
         let outcomes = Arc::new(Outcomes(task.abort_handle()));
-        Ok(Client { nats, options, instance, waiters, _outcomes: outcomes })
+        let outbox = Arc::new(Outbox::start(nats.clone()));
+        Ok(Client { nats, options, instance, waiters, outbox, _outcomes: outcomes })
     }
 
     /// Sends a command and waits for its outcome, whatever that is.
@@ -153,10 +160,17 @@ impl Client {
         let waiting = self.wait_for(request.id, hex(&said));
         let mut outcome = waiting.outcome;
         let deadline = Instant::now() + request.within;
+        let mut first = true;
         loop {
-            // A publish that fails is as good as one that was lost: the next round repeats it.
+            // A publish that fails is as good as one that was lost: the next round repeats it. Not in a
+            // bundle, which an older ledger does not read, and whatever was wrong with the first.
             let round = deadline.min(Instant::now() + RETRY_AFTER);
-            let _ = timeout_at(round, self.nats.publish(subject.clone(), payload.clone())).await;
+            let (subject, payload) = (subject.clone(), payload.clone());
+            if std::mem::take(&mut first) {
+                let _ = timeout_at(round, self.outbox.put(Outgoing { subject, payload })).await;
+            } else {
+                let _ = timeout_at(round, self.nats.publish(subject, payload)).await;
+            }
             match timeout_at(round, &mut outcome).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 Ok(Err(_)) => return Err(ClientError::Unavailable { id: request.id }),

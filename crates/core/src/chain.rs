@@ -35,6 +35,47 @@ impl LengthPrefixed for Sha256 {
     }
 }
 
+/// A SHA-256 that is given many short fields: they are gathered, so that it takes several of its blocks at once.
+struct GatheringSha {
+    sha: Sha256,
+    gathered: [u8; GATHERED_BYTES],
+    length: usize,
+}
+
+/// More than the short fields of most rows have together, their lengths included.
+const GATHERED_BYTES: usize = 512;
+
+impl GatheringSha {
+    fn new() -> Self {
+        GatheringSha { sha: Sha256::new(), gathered: [0; GATHERED_BYTES], length: 0 }
+    }
+
+    fn pass_on(&mut self) {
+        self.sha.update(&self.gathered[..self.length]);
+        self.length = 0;
+    }
+
+    fn finalize(mut self) -> Hash {
+        self.pass_on();
+        self.sha.finalize().into()
+    }
+}
+
+impl LengthPrefixed for GatheringSha {
+    fn raw(&mut self, bytes: &[u8]) {
+        if self.length + bytes.len() > GATHERED_BYTES {
+            self.pass_on();
+        }
+        match self.gathered.get_mut(self.length..self.length + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            None => self.sha.update(bytes),
+        }
+    }
+}
+
 impl LengthPrefixed for Vec<u8> {
     fn raw(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
@@ -66,7 +107,7 @@ pub struct Stored<'a> {
 /// The chain hash of a row, given that of the row before: an absent field is an empty one.
 #[must_use]
 pub fn chain_hash(previous: &Hash, row: &Stored<'_>) -> Hash {
-    let mut sha = Sha256::new();
+    let mut sha = GatheringSha::new();
     let amount = row.amount.map(i64::to_be_bytes);
     let fields: [&[u8]; 18] = [
         TAG,
@@ -91,15 +132,21 @@ pub fn chain_hash(previous: &Hash, row: &Stored<'_>) -> Hash {
     for field in fields {
         sha.length_prefixed(field);
     }
-    sha.finalize().into()
+    sha.finalize()
 }
 
 /// What a command says, without who says it and when: equal for a repeat to the byte.
 #[must_use]
 pub fn fingerprint(verb: &str, account: &str, body: &[u8]) -> Hash {
-    let mut sha = Sha256::new();
+    fingerprint_of(verb, account, &Sha256::digest(body).into())
+}
+
+/// The [`fingerprint`] of a command whose body has the SHA-256 `body`.
+#[must_use]
+pub fn fingerprint_of(verb: &str, account: &str, body: &Hash) -> Hash {
+    let mut sha = GatheringSha::new();
     sha.length_prefixed(verb.as_bytes());
     sha.length_prefixed(account.as_bytes());
-    sha.length_prefixed(&Sha256::digest(body));
-    sha.finalize().into()
+    sha.length_prefixed(body);
+    sha.finalize()
 }

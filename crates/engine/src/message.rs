@@ -1,12 +1,14 @@
 //! What the lane decides, read: messages of the stream, verified, and holds whose time has come.
 //!
 //! **Shape.** Intake reads each message as it comes, while the lane is busy with those before it.
-//! A message asks one thing, or, as a batch, many in order.
+//! A message asks one thing, or, as a batch, many in order. A message of the stream that is a bundle becomes
+//! one message here for each of its envelopes, of which the last finishes it.
 
 use bytes::Bytes;
 use holdfast_core::chain::{Hash, fingerprint};
 use holdfast_core::id::expiry_id;
 use holdfast_core::{AccountId, Command, HoldId, Intent, Issuer, Refusal, Timestamp};
+use holdfast_protocol::bundle::envelopes;
 use holdfast_protocol::keys::Accepted;
 use holdfast_protocol::verify::{Authentic, Received, Rules, Silent, verify};
 use holdfast_store::Applied;
@@ -27,8 +29,11 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn read(rules: Arc<Rules>, deliveries: Vec<Delivery>) -> Self {
-        let read = deliveries.into_iter().map(|delivery| Message::of_delivery(&rules, delivery));
-        Run { messages: read.collect(), rules }
+        let mut messages = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            Message::of_delivery(&rules, delivery, &mut messages);
+        }
+        Run { messages, rules }
     }
 
     pub(crate) fn commands(&self) -> usize {
@@ -36,7 +41,7 @@ impl Run {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.messages.iter().filter_map(Message::delivery).map(|delivery| delivery.payload.len()).sum()
+        self.messages.iter().map(|message| message.carried.len()).sum()
     }
 
     /// The messages by the rules that are in force now: a key that was revoked meanwhile must not be
@@ -54,9 +59,11 @@ pub(crate) struct Message {
     pub(crate) source: Source,
     pub(crate) asks: Vec<Asked>,
     pub(crate) reply: Option<Reply>,
+    /// The envelope as it came: all of a delivery, or a line of a bundle.
+    pub(crate) carried: Bytes,
     /// What its events keep as their envelope: the envelope, or of a batch its digest.
     pub(crate) envelope: Bytes,
-    /// Whether these are the last of what the message asks: then it is applied.
+    /// Whether these are the last of what the delivery asks: then it is applied.
     finishes: bool,
 }
 
@@ -96,31 +103,40 @@ pub(crate) enum Telling {
 }
 
 impl Message {
-    /// Reads a message of the stream.
-    pub(crate) fn of_delivery(rules: &Rules, delivery: Delivery) -> Self {
-        let received = Received {
-            subject: &delivery.subject,
-            stored_at: delivery.stored_at,
-            payload: &delivery.payload,
-        };
+    /// Reads a message of the stream into `messages`: one, or one for each envelope of a bundle.
+    fn of_delivery(rules: &Rules, delivery: Delivery, messages: &mut Vec<Message>) {
+        let first = messages.len();
+        for envelope in envelopes(&delivery.subject, &delivery.payload) {
+            let carried = delivery.payload.slice_ref(envelope);
+            messages.push(Message::read(rules, delivery.clone(), carried, false));
+        }
+        if let Some(last) = messages[first..].last_mut() {
+            last.finishes = true;
+        }
+    }
+
+    /// Reads an envelope that was `carried` by a message of the stream.
+    fn read(rules: &Rules, delivery: Delivery, carried: Bytes, finishes: bool) -> Self {
+        let received =
+            Received { subject: &delivery.subject, stored_at: delivery.stored_at, payload: &carried };
         let (asks, reply, envelope) = match verify(rules, received) {
             Err(reason) => (vec![Asked::Silent(reason)], None, Bytes::new()),
             Ok(authentic) => {
                 let reply = reply(&authentic);
                 if authentic.is_batch() {
-                    let digest = Sha256::digest(&delivery.payload);
+                    let digest = Sha256::digest(&carried);
                     (of_batch(&authentic), reply, Bytes::copy_from_slice(&digest))
                 } else {
-                    (vec![of_command(&authentic)], reply, delivery.payload.clone())
+                    (vec![of_command(&authentic)], reply, carried.clone())
                 }
             }
         };
-        Message { source: Source::Stream(delivery), asks, reply, envelope, finishes: true }
+        Message { source: Source::Stream(delivery), asks, reply, carried, envelope, finishes }
     }
 
     fn read_again(self, rules: &Rules) -> Self {
         match self.source {
-            Source::Stream(delivery) => Message::of_delivery(rules, delivery),
+            Source::Stream(delivery) => Message::read(rules, delivery, self.carried, self.finishes),
             Source::Expiry(key) => Message::of_expiry(key),
         }
     }
@@ -139,6 +155,7 @@ impl Message {
             source: Source::Expiry((account, hold)),
             asks: vec![Asked::Command { command, fingerprint }],
             reply: None,
+            carried: Bytes::new(),
             envelope: Bytes::new(),
             finishes: true,
         }
@@ -168,7 +185,7 @@ impl Message {
     pub(crate) fn evidence(&self) -> Option<(Hash, Bytes)> {
         // No envelope is as short as a digest.
         let digest = self.envelope.as_ref().try_into().ok()?;
-        Some((digest, self.delivery()?.payload.clone()))
+        Some((digest, self.carried.clone()))
     }
 
     /// The second half of what a batch asks, which leaves this with the first.
@@ -183,7 +200,8 @@ impl Message {
         };
         let finishes = std::mem::replace(&mut self.finishes, false);
         let reply = self.reply.as_ref().map(Reply::again);
-        Some(Message { source, asks, reply, envelope: self.envelope.clone(), finishes })
+        let (carried, envelope) = (self.carried.clone(), self.envelope.clone());
+        Some(Message { source, asks, reply, carried, envelope, finishes })
     }
 }
 

@@ -40,8 +40,8 @@ impl Refused {
         Refused { queue, window: Instant::now(), in_window: 0 }
     }
 
-    /// A message was passed over.
-    pub(crate) fn silent(&mut self, reason: Silent, delivery: &Delivery) {
+    /// A message was passed over, or an envelope of a bundle.
+    pub(crate) fn silent(&mut self, reason: Silent, delivery: &Delivery, carried: &[u8]) {
         metrics::counter!("holdfast_refused_total", "reason" => reason.as_str()).increment(1);
         if self.window.elapsed() >= Duration::from_secs(1) {
             (self.window, self.in_window) = (Instant::now(), 0);
@@ -53,21 +53,21 @@ impl Refused {
         let record = serde_json::json!({
             "reason": reason.as_str(),
             "sequence": delivery.sequence,
-            "bytes": delivery.payload.len(),
-            "sha256": hex(&Sha256::digest(&delivery.payload)),
+            "bytes": carried.len(),
+            "sha256": hex(&Sha256::digest(carried)),
         });
         self.notice(reason.as_str(), record.to_string().into_bytes());
     }
 
     /// A command was set aside: its envelope is kept for people to look at.
-    pub(crate) fn quarantined(&mut self, problem: &str, delivery: &Delivery) {
+    pub(crate) fn quarantined(&mut self, problem: &str, delivery: &Delivery, carried: &[u8]) {
         metrics::counter!("holdfast_quarantined_total").increment(1);
         tracing::error!(
             sequence = delivery.sequence,
             problem,
             "a command was set aside; look at LEDGER_REFUSED"
         );
-        self.notice("quarantined", delivery.payload.to_vec());
+        self.notice("quarantined", carried.to_vec());
     }
 
     /// A hold's time came and could not be acted on: its money stays held until somebody releases

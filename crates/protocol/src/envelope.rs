@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use holdfast_core::chain::{Hash, LengthPrefixed, fingerprint};
 use holdfast_core::{CommandId, Issuer, Timestamp};
 use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,8 @@ const SIGNATURES_MAX: usize = 3;
 /// The longest reply token.
 const REPLY_MAX: usize = 64;
 const TAG: &[u8] = b"holdfast/command/v1";
+/// Room for all of an envelope but its body, for most.
+const BESIDES_BODY_BYTES: usize = 448;
 
 /// An envelope as received: nothing in it is believed yet.
 #[derive(Debug, Deserialize)]
@@ -173,9 +175,15 @@ impl<'a> Envelope<'a> {
         members.map(said).collect()
     }
 
-    /// What the signature of the key `kid` covers.
+    /// The SHA-256 of the body's bytes.
     #[must_use]
-    pub fn preimage(&self, kid: &str) -> Vec<u8> {
+    pub fn body_digest(&self) -> Hash {
+        Sha256::digest(self.body()).into()
+    }
+
+    /// What the signature of the key `kid` covers, given the [`Envelope::body_digest`].
+    #[must_use]
+    pub fn preimage(&self, kid: &str, body: &Hash) -> Vec<u8> {
         let fields = Signed {
             iss: &self.iss,
             aud: &self.aud,
@@ -186,7 +194,7 @@ impl<'a> Envelope<'a> {
             iat: self.iat,
             exp: self.exp,
         };
-        fields.preimage(kid, self.body())
+        fields.preimage(kid, body)
     }
 }
 
@@ -246,7 +254,7 @@ struct Signed<'a> {
 }
 
 impl Signed<'_> {
-    fn preimage(&self, kid: &str, body: &[u8]) -> Vec<u8> {
+    fn preimage(&self, kid: &str, body: &Hash) -> Vec<u8> {
         let mut preimage = Vec::with_capacity(256);
         preimage.length_prefixed(TAG);
         for text in [kid, self.iss, self.aud, self.verb, self.account, self.reply] {
@@ -255,7 +263,7 @@ impl Signed<'_> {
         preimage.length_prefixed(self.id.as_bytes());
         preimage.length_prefixed(&self.iat.to_be_bytes());
         preimage.length_prefixed(&self.exp.to_be_bytes());
-        preimage.length_prefixed(&Sha256::digest(body));
+        preimage.length_prefixed(body);
         preimage
     }
 }
@@ -293,8 +301,20 @@ struct Written<'a> {
     reply: &'a str,
     iat: u64,
     exp: u64,
-    sig: std::collections::BTreeMap<&'a str, String>,
+    sig: OneSignature<'a>,
     body: &'a RawValue,
+}
+
+/// What one key made of it.
+struct OneSignature<'a> {
+    kid: &'a str,
+    mac: &'a str,
+}
+
+impl Serialize for OneSignature<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([(self.kid, self.mac)])
+    }
 }
 
 impl Draft<'_> {
@@ -313,7 +333,8 @@ impl Draft<'_> {
             exp: millis(self.expires_at),
         };
         let kid = keys.command.id();
-        let mac = keys.command.sign(&fields.preimage(kid, self.body.get().as_bytes()));
+        let body = Sha256::digest(self.body.get()).into();
+        let mac = keys.command.sign(&fields.preimage(kid, &body));
         let written = Written {
             v: 1,
             id: fields.id,
@@ -324,10 +345,12 @@ impl Draft<'_> {
             reply: fields.reply,
             iat: fields.iat,
             exp: fields.exp,
-            sig: [(kid, mac)].into(),
+            sig: OneSignature { kid, mac: &mac },
             body: self.body,
         };
-        serde_json::to_vec(&written).expect("an envelope is plain values")
+        let mut envelope = Vec::with_capacity(BESIDES_BODY_BYTES + self.body.get().len());
+        serde_json::to_writer(&mut envelope, &written).expect("an envelope is plain values");
+        envelope
     }
 
     /// The subject to publish it on.

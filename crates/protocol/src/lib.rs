@@ -7,6 +7,7 @@
 //!
 //! **Correctness.** No I/O here, and no clock: a signature is checked against what is passed in.
 
+pub mod bundle;
 pub mod envelope;
 pub mod event;
 pub mod issuers;

@@ -6,8 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_core::{CommandId, Kind};
 
+use crate::bundle::BUNDLE;
+
 /// What every command's subject begins with.
 pub(crate) const COMMANDS: &str = "ledger.cmd.";
+/// Which token of a command's subject is its verb.
+const VERB_TOKEN: usize = 3;
 /// The prefix of every question.
 pub const QUERIES: &str = "ledger.svc.";
 
@@ -40,7 +44,26 @@ pub fn is_token(text: &str) -> bool {
 /// Where a command is published.
 #[must_use]
 pub fn command(issuer: &str, verb: &str, account: &str) -> String {
-    format!("{COMMANDS}{issuer}.{verb}.{}", account_token(account))
+    [COMMANDS, issuer, ".", verb, ".", &account_token(account)].concat()
+}
+
+/// Where a bundle is published that begins with the envelope of the command subject `first`.
+pub(crate) fn bundle_with(first: &str) -> String {
+    let mut tokens: Vec<&str> = first.split('.').collect();
+    if let Some(verb) = tokens.get_mut(VERB_TOKEN) {
+        *verb = BUNDLE;
+    }
+    tokens.join(".")
+}
+
+/// Whether what is published on `subject` is a bundle.
+pub(crate) fn carries_bundle(subject: &str) -> bool {
+    verb_token(subject) == Some(BUNDLE)
+}
+
+/// What stands where a command's subject has its verb.
+pub(crate) fn verb_token(subject: &str) -> Option<&str> {
+    subject.split('.').nth(VERB_TOKEN)
 }
 
 /// Where its outcome is told.

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use holdfast_core::chain::{Hash, fingerprint};
+use holdfast_core::chain::{Hash, fingerprint, fingerprint_of};
 use holdfast_core::{AccountId, Command, CommandId, Intent, Issuer, Refusal, Timestamp, Verb};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -71,7 +71,7 @@ pub struct Rules {
     pub audience: String,
 }
 
-/// A message as JetStream delivered it.
+/// A message as JetStream delivered it, or an envelope of a bundle.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
     /// The subject it was published on.
@@ -86,6 +86,7 @@ pub struct Received<'a> {
 #[derive(Debug)]
 pub struct Authentic<'a> {
     envelope: Envelope<'a>,
+    body_digest: Hash,
     /// None for a batch.
     verb: Option<Verb>,
     issuers: &'a Issuers,
@@ -117,12 +118,12 @@ struct Named {
 /// Checks a message up to, not including, its body.
 pub fn verify<'a>(rules: &'a Rules, received: Received<'a>) -> Result<Authentic<'a>, Silent> {
     // The subject says which limit applies; below it is compared with the verb that was signed.
-    let is_batch = received.subject.split('.').nth(3) == Some(BATCH);
+    let is_batch = subject::verb_token(received.subject) == Some(BATCH);
     if received.payload.len() > if is_batch { BATCH_MAX_BYTES } else { ENVELOPE_MAX_BYTES } {
         return Err(Silent::TooLarge);
     }
     let envelope = Envelope::parse(received.payload).map_err(|_| Silent::Malformed)?;
-    let key = authenticate(&rules.keyring, &envelope)?;
+    let (key, body_digest) = authenticate(&rules.keyring, &envelope)?;
     let verb = match envelope.verb.as_ref() {
         BATCH => None,
         verb => Some(verb.parse::<Verb>().map_err(|_| Silent::VerbNotAllowed)?),
@@ -140,16 +141,20 @@ pub fn verify<'a>(rules: &'a Rules, received: Received<'a>) -> Result<Authentic<
     if envelope.iat.abs_diff(stored_ms) > IAT_WINDOW_MS {
         return Err(Silent::StaleIat);
     }
-    Ok(Authentic { envelope, verb, issuers: &rules.issuers, key })
+    Ok(Authentic { envelope, body_digest, verb, issuers: &rules.issuers, key })
 }
 
-/// Whether the message was published where its fields say. The stream may have added a partition's
-/// number behind it.
+/// Whether the message was published where its fields say, or in a bundle of its issuer. The stream may have
+/// added a partition's number behind it.
 fn is_subject_of(envelope: &Envelope<'_>, received: &str) -> bool {
     let rest =
         received.strip_prefix(subject::COMMANDS).and_then(|rest| rest.strip_prefix(envelope.iss.as_ref()));
-    let rest =
-        rest.and_then(|rest| rest.strip_prefix('.')?.strip_prefix(envelope.verb.as_ref())?.strip_prefix('.'));
+    let rest = rest.and_then(|rest| rest.strip_prefix('.'));
+    if rest.is_some() && subject::carries_bundle(received) {
+        // A bundle names one account of many. A batch has limits of its own and comes alone.
+        return envelope.verb != BATCH;
+    }
+    let rest = rest.and_then(|rest| rest.strip_prefix(envelope.verb.as_ref())?.strip_prefix('.'));
     match rest.and_then(|rest| rest.strip_prefix(subject::account_token(&envelope.account).as_ref())) {
         Some("") => true,
         Some(rest) => {
@@ -159,21 +164,28 @@ fn is_subject_of(envelope: &Envelope<'_>, received: &str) -> bool {
     }
 }
 
-/// The key whose signature holds. Every signature is tried; the issuer must be the key's own.
-fn authenticate<'a>(keyring: &'a Keyring, envelope: &Envelope<'_>) -> Result<&'a Arc<Accepted>, Silent> {
+/// The key whose signature holds, and the digest of the body that it signed. Every signature is tried; the
+/// issuer must be the key's own.
+fn authenticate<'a>(
+    keyring: &'a Keyring,
+    envelope: &Envelope<'_>,
+) -> Result<(&'a Arc<Accepted>, Hash), Silent> {
     let mut failure = Silent::UnknownKey;
-    let mut believed = None;
+    let (mut believed, mut digest) = (None, None);
     for (kid, mac) in envelope.sig.iter() {
         let Some(key) = keyring.find(kid).filter(|key| key.issuer.as_str() == envelope.iss) else { continue };
         if key.revoked {
             failure = Silent::RevokedKey;
-        } else if key.command.verify(&envelope.preimage(kid), mac) {
+            continue;
+        }
+        let body = digest.get_or_insert_with(|| envelope.body_digest());
+        if key.command.verify(&envelope.preimage(kid, body), mac) {
             believed = believed.or(Some(key));
         } else {
             failure = Silent::BadSignature;
         }
     }
-    believed.ok_or(failure)
+    believed.zip(digest).ok_or(failure)
 }
 
 impl Authentic<'_> {
@@ -270,6 +282,6 @@ impl Authentic<'_> {
     /// What it says, without who says it and when.
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
-        fingerprint(&self.envelope.verb, &self.envelope.account, self.envelope.body())
+        fingerprint_of(&self.envelope.verb, &self.envelope.account, &self.body_digest)
     }
 }

@@ -57,7 +57,7 @@ fn every_command_vector_is_derived_signed_and_verified() {
 
         let envelope = Envelope::parse(text(vector, "/envelope").as_bytes()).expect("strict JSON");
         assert_eq!(envelope.body(), text(vector, "/body").as_bytes());
-        let preimage = envelope.preimage(&kid);
+        let preimage = envelope.preimage(&kid, &envelope.body_digest());
         assert_eq!(preimage.len() as u64, vector["preimage_len"].as_u64().expect("a number"));
         assert_eq!(hex(&Sha256::digest(&preimage)), text(vector, "/preimage_sha256"));
         let keys = ClientKeys::derive(&root, &Issuer::new(issuer).expect("legal"), generation);
@@ -159,12 +159,50 @@ fn what_is_not_exactly_right_is_passed_over_in_silence() {
 }
 
 #[test]
+fn an_envelope_is_believed_in_a_bundle_of_its_issuer_and_a_batch_in_none() {
+    let vector = &vectors()[0];
+    let rules = rules(vector, "");
+    let believed = |subject: &str, payload: &[u8]| {
+        verify(&rules, Received { subject, payload, ..received(vector) }).map(|_| ())
+    };
+    let honest = text(vector, "/envelope").as_bytes();
+    let padded = [honest, " ".repeat(64 * 1024).as_bytes()].concat();
+    let keys = ClientKeys::derive(&root(vector), &Issuer::new("chat-api").expect("legal"), 1);
+    let issued_at = Timestamp::from_millis(vector["fields"]["iat"].as_u64().expect("a number"));
+    let batch = Draft {
+        id: holdfast_core::CommandId::nil(),
+        audience: text(vector, "/fields/aud"),
+        verb: "batch",
+        account: "user-1",
+        reply: "",
+        issued_at,
+        expires_at: issued_at,
+        body: &RawValue::from_string("[]".to_owned()).expect("JSON"),
+    };
+    let batch = batch.sign(&keys);
+    let cases = [
+        ("ledger.cmd.chat-api.bundle.user-1", honest, Ok(())),
+        ("ledger.cmd.chat-api.bundle.user-2", honest, Ok(())),
+        ("ledger.cmd.chat-api.bundle.user-2.0", honest, Ok(())),
+        ("ledger.cmd.chat-ap.bundle.user-1", honest, Err(Silent::WrongSubject)),
+        ("ledger.cmd.other.bundle.user-1", honest, Err(Silent::WrongSubject)),
+        ("ledger.cmd.chat-api.bundles.user-1", honest, Err(Silent::WrongSubject)),
+        ("ledger.cmd.chat-api.bundle.user-1", &padded, Err(Silent::TooLarge)),
+        ("ledger.cmd.chat-api.bundle.user-1", &batch, Err(Silent::WrongSubject)),
+        ("ledger.cmd.chat-api.batch.user-1", &batch, Ok(())),
+    ];
+    for (subject, payload, expected) in cases {
+        assert_eq!(believed(subject, payload), expected, "{subject}");
+    }
+}
+
+#[test]
 fn one_service_cannot_sign_for_another() {
     let vector = &vectors()[0];
     let rules = rules(vector, "");
     let other = ClientKeys::derive(&root(vector), &Issuer::new("ab").expect("legal"), 1);
     let honest = Envelope::parse(text(vector, "/envelope").as_bytes()).expect("strict JSON");
-    let mac = other.command.sign(&honest.preimage(other.command.id()));
+    let mac = other.command.sign(&honest.preimage(other.command.id(), &honest.body_digest()));
     let forged = text(vector, "/envelope")
         .replace(text(vector, "/kid"), other.command.id())
         .replace(text(vector, "/mac"), &mac);
@@ -193,6 +231,9 @@ fn exported_keys_sign_as_the_root_does() {
     let line = ClientKeys::export(&root(vector), &issuer, 1);
     let keys: ClientKeys = line.parse().expect("what was exported");
     let envelope = Envelope::parse(text(vector, "/envelope").as_bytes()).expect("strict JSON");
-    assert_eq!(keys.command.sign(&envelope.preimage(keys.command.id())), text(vector, "/mac"));
+    assert_eq!(
+        keys.command.sign(&envelope.preimage(keys.command.id(), &envelope.body_digest())),
+        text(vector, "/mac")
+    );
     assert!("hfk1.chat-api.x.y".parse::<ClientKeys>().is_err());
 }

@@ -382,7 +382,9 @@ impl<'a> Reign<'a> {
         let Some((part, error)) = self.try_alone(single, Mode::Normal).await? else { return Ok(()) };
         for message in &part {
             match &message.source {
-                Source::Stream(delivery) => self.refused.quarantined(&error.to_string(), delivery),
+                Source::Stream(delivery) => {
+                    self.refused.quarantined(&error.to_string(), delivery, &message.carried);
+                }
                 Source::Expiry((account, hold)) => self.refused.stuck(&error.to_string(), account, *hold),
             }
         }
@@ -444,7 +446,7 @@ impl<'a> Reign<'a> {
         }
         for message in &messages {
             if let ([Asked::Silent(reason)], Some(delivery)) = (message.asks.as_slice(), message.delivery()) {
-                self.refused.silent(*reason, delivery);
+                self.refused.silent(*reason, delivery, &message.carried);
             }
         }
         let waited = |verdict: &Verdict| match verdict {
