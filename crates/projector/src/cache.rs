@@ -13,22 +13,33 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use crate::rows;
 use crate::tables::Tables;
 
-/// How many accounts are remembered: enough for those that a busy hour is about, some 30 MB.
+/// How many accounts are remembered at most: enough for those that a busy hour is about, some 30 MB.
 const ACCOUNTS_MAX: usize = 100_000;
+/// With so many accounts a generation is full.
+const GENERATION_ACCOUNTS: usize = ACCOUNTS_MAX / 2;
 
 /// Accounts as of [`Cache::at`], each with all its open holds.
 #[derive(Default)]
 pub(crate) struct Cache {
     at: Option<Position>,
-    /// Boxed, since a table has as many empty places again.
-    pub(crate) accounts: Map<AccountId, Box<Option<Account>>>,
+    /// Those of the last steps, and all that the step at hand is about.
+    pub(crate) accounts: Accounts,
+    /// Those of the steps before: an account that nobody asks for leaves when these do.
+    before: Accounts,
 }
 
+/// Boxed, since a table has as many empty places again.
+type Accounts = Map<AccountId, Box<Option<Account>>>;
+
 impl Cache {
-    /// Forgets everything unless it is as of `checkpoint`, or when it has become too much.
+    /// Forgets everything unless it is as of `checkpoint`, and what was not asked for lately when it has become
+    /// too much.
     pub(crate) fn begin(&mut self, checkpoint: Position) {
-        if self.at.take() != Some(checkpoint) || self.accounts.len() > ACCOUNTS_MAX {
+        if self.at.take() != Some(checkpoint) {
             self.accounts.clear();
+            self.before.clear();
+        } else if self.accounts.len() > GENERATION_ACCOUNTS {
+            self.before = std::mem::take(&mut self.accounts);
         }
     }
 
@@ -46,7 +57,7 @@ impl Cache {
         run: &Run,
     ) -> Result<(), StoreError> {
         let accounts = run.iter().map(|logged| &logged.event.account);
-        let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.accounts.contains_key(*id)).collect();
+        let missing: BTreeSet<&AccountId> = accounts.filter(|id| !self.remembers(id)).collect();
         if !missing.is_empty() {
             self.load_accounts(connection, tables, partition, &missing).await?;
         }
@@ -56,6 +67,16 @@ impl Cache {
             self.load_holds(connection, tables, partition, &missing).await?;
         }
         Ok(())
+    }
+
+    /// Whether an account is remembered, which makes it one of the last steps'.
+    fn remembers(&mut self, id: &AccountId) -> bool {
+        if self.accounts.contains_key(id) {
+            return true;
+        }
+        let Some((id, account)) = self.before.remove_entry(id) else { return false };
+        self.accounts.insert(id, account);
+        true
     }
 
     /// The hold that `event` changes, when it is neither open nor new: one that has ended.

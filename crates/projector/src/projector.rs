@@ -1,5 +1,6 @@
 //! The projector: follows the log and keeps the live tables.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,9 @@ const POLL: Duration = Duration::from_millis(200);
 const RESTS: u32 = 6;
 /// But no longer than this.
 const REST_MAX: Duration = Duration::from_millis(600);
-/// Nor when nothing was committed for so long: then there is nothing to wait for.
-const QUIET: Duration = Duration::from_millis(20);
+/// Nor when nothing was committed for half as long as it worked, within these bounds: then there is nothing to
+/// wait for. Commits of a busy lane are 10 to 40 ms apart.
+const QUIET: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_millis(60);
 /// How far it may fall behind in a burst, in events: a take-over has to fold what the tables lack, and this
 /// takes it two seconds.
 const LAG_MAX: i64 = 200_000;
@@ -87,7 +89,7 @@ impl Projector {
             metrics::gauge!("holdfast_projector_position").set(approximate(next.0));
             metrics::gauge!("holdfast_projector_lag_events").set(approximate((committed - next.0).max(0)));
             if next != at {
-                self.rest(next, (worked * RESTS).min(REST_MAX)).await;
+                self.rest(next, worked).await;
             } else if committed <= next.0 {
                 // Whoever wakes us may be another process that cannot; hence the poll.
                 changed(&mut self.committed, POLL).await;
@@ -96,13 +98,14 @@ impl Projector {
         }
     }
 
-    /// Lets events gather behind `at`, for `rest` at most: until they fill a step, somebody waits for them,
-    /// or no more come.
-    async fn rest(&mut self, at: Position, rest: Duration) {
+    /// Lets events gather behind `at`, after a step that took `worked`: until they fill a step, somebody waits
+    /// for them, or no more come.
+    async fn rest(&mut self, at: Position, worked: Duration) {
+        let quiet = (worked / 2).clamp(*QUIET.start(), *QUIET.end());
         let enough = i64::try_from(STEP_EVENTS).unwrap_or(i64::MAX);
         let gathered = async {
             while self.committed.borrow_and_update().0 - at.0 < enough {
-                if !changed(&mut self.committed, QUIET).await {
+                if !changed(&mut self.committed, quiet).await {
                     return;
                 }
             }
@@ -110,7 +113,7 @@ impl Projector {
         tokio::select! {
             () = gathered => {}
             () = self.progress.wanted() => {}
-            () = tokio::time::sleep(rest) => {}
+            () = tokio::time::sleep((worked * RESTS).min(REST_MAX)) => {}
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Writing what a step changed: one statement a table and kind of change.
 //!
 //! The fold knows which rows are new, so nothing here asks the database whether a row exists; how
-//! many rows each statement changed is checked. Rows to be changed are found by a walk down the index
+//! many rows each statement changed is checked. Rows are written in the order of their keys, so that each walk
+//! down an index passes the pages of the one before. Rows to be changed are found by a walk down the index
 //! for each key (the LIMIT makes sure of it) and then by their place, which nobody else can change
 //! while the fold has its lock: no belief of the planner about a table that grows makes this slow.
 
@@ -32,7 +33,10 @@ pub(crate) async fn changes(
     let mut write = Write { connection, schema: tables.schema(), partition };
     let touched = |wanted: State| -> Vec<&Account> {
         let of_state = changed.accounts.iter().filter(|(_, state)| **state == wanted);
-        of_state.filter_map(|(id, _)| accounts.get(id)?.as_ref().as_ref()).collect()
+        let mut touched: Vec<&Account> =
+            of_state.filter_map(|(id, _)| accounts.get(id)?.as_ref().as_ref()).collect();
+        touched.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        touched
     };
     write.new_accounts(&touched(State::New)).await?;
     write.balances(&touched(State::Known)).await?;
@@ -41,12 +45,13 @@ pub(crate) async fn changes(
     write.terms(&terms).await?;
     let touched = |wanted: State| -> Vec<Held<'_>> {
         let of_state = changed.holds.iter().filter(|(_, state)| **state == wanted);
-        of_state
-            .filter_map(|(key, _)| {
-                let hold = accounts.get(&key.0)?.as_ref().as_ref()?.holds.get(&key.1)?;
-                Some(Held { account: &key.0, id: key.1, hold, labels: changed.labels.get(key) })
-            })
-            .collect()
+        let found = of_state.filter_map(|(key, _)| {
+            let hold = accounts.get(&key.0)?.as_ref().as_ref()?.holds.get(&key.1)?;
+            Some(Held { account: &key.0, id: key.1, hold, labels: changed.labels.get(key) })
+        });
+        let mut touched: Vec<Held<'_>> = found.collect();
+        touched.sort_unstable_by_key(|held| held.id);
+        touched
     };
     write.new_holds(&touched(State::New)).await?;
     write.holds(&touched(State::Known)).await?;
