@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use holdfast_core::Verb;
+use holdfast_testkit::wait;
 use tokio::sync::Mutex;
 
-use crate::Caller;
 use crate::books::ClientBooks;
+use crate::{Caller, SOON};
+
+/// How many callers a ledger is fully loaded by: it is never idle, and its commits are large.
+pub const CALLERS: usize = 1_000;
 
 /// Callers that never stop asking, each with its own account, and what they were told.
 pub struct Load {
@@ -22,9 +27,8 @@ impl Load {
     pub async fn start(backend: &Caller, callers: usize) -> Result<Self> {
         let books = Arc::new(Mutex::new(ClientBooks::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        for caller in 0..callers {
-            backend.fund(&format!("caller-{caller}"), "1000").await?;
-        }
+        let accounts: Vec<String> = (0..callers).map(|caller| format!("caller-{caller}")).collect();
+        try_join_all(accounts.iter().map(|account| backend.fund(account, "1000"))).await?;
         let tasks = (0..callers).map(|caller| {
             let (backend, books, stop) = (backend.clone(), Arc::clone(&books), Arc::clone(&stop));
             tokio::spawn(async move {
@@ -44,9 +48,13 @@ impl Load {
         Ok(Load { books, tasks, stop })
     }
 
-    /// How many outcomes were received so far.
-    pub async fn outcomes(&self) -> usize {
-        self.books.lock().await.len()
+    /// Waits until the callers are told things, as many as there are callers.
+    pub async fn served(&self) -> Result<()> {
+        let enough = self.books.lock().await.len() + self.tasks.len();
+        wait::until("the callers are served", SOON, async || {
+            (self.books.lock().await.len() > enough).then_some(())
+        })
+        .await
     }
 
     /// Lets the callers finish what they are at.

@@ -8,13 +8,12 @@ use holdfast_testkit::proxy::{Cut, Proxy};
 use holdfast_testkit::tenant::{self, Tenant};
 use holdfast_testkit::wait;
 use holdfast_tests::http::Http;
-use holdfast_tests::load::Load;
+use holdfast_tests::load::{CALLERS, Load};
 use holdfast_tests::{SOON, Serve, TOKEN, client, count, database};
 use tokio::sync::Mutex;
 
 static TURN: Mutex<()> = Mutex::const_new(());
 
-const CALLERS: usize = 8;
 const CRASHES: usize = 5;
 
 #[tokio::test]
@@ -34,21 +33,14 @@ async fn survives(what: &str, crash: impl AsyncFn() -> Result<()>) -> Result<()>
     let _ledger = Serve::start(&tenant).await?;
     let load = Load::start(&client(&tenant, "backend").await?, CALLERS).await?;
     for _ in 0..CRASHES {
-        served(&load).await?;
+        load.served().await?;
         crash().await?;
     }
-    served(&load).await?;
+    load.served().await?;
     let books = load.stop().await?;
     books.must_balance(&tenant, CALLERS).await?;
     eprintln!("{CRASHES} kills of {what}, {} outcomes, each once in the log", books.len());
     Ok(())
-}
-
-/// Waits until the callers are told things again.
-async fn served(load: &Load) -> Result<()> {
-    let before = load.outcomes().await;
-    wait::until("the callers are served", SOON, async || (load.outcomes().await > before + 50).then_some(()))
-        .await
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use holdfast_core::Verb;
 use holdfast_testkit::tenant::Tenant;
 use holdfast_testkit::wait;
-use holdfast_tests::load::Load;
+use holdfast_tests::load::{CALLERS, Load};
 use holdfast_tests::{SOON, Serve, client, count, database, jetstream};
 use rustix::process::Signal;
 use sqlx::Executor;
@@ -19,18 +19,14 @@ async fn killed_ten_times_under_load_it_loses_and_doubles_nothing() -> Result<()
     let tenant = Tenant::new().await?;
     let mut ledger = Serve::start(&tenant).await?;
     let backend = client(&tenant, "backend").await?;
-    let load = Load::start(&backend, 16).await?;
+    let load = Load::start(&backend, CALLERS).await?;
     for _ in 0..10 {
-        let before = load.outcomes().await;
-        wait::until("the callers are served", SOON, async || {
-            (load.outcomes().await > before + 50).then_some(())
-        })
-        .await?;
+        load.served().await?;
         ledger.kill().await?;
         ledger = Serve::start(&tenant).await?;
     }
     let books = load.stop().await?;
-    books.must_balance(&tenant, 16).await?;
+    books.must_balance(&tenant, CALLERS).await?;
     let mut connection = database(&tenant).await?;
     assert_eq!(count(&mut connection, "SELECT epoch FROM ledger_head").await?, 11);
     eprintln!("10 kills, {} outcomes, each once in the log", books.len());
