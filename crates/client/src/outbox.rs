@@ -45,7 +45,14 @@ impl Drop for Outbox {
 
 async fn publish(nats: async_nats::Client, mut queue: mpsc::Receiver<Outgoing>) {
     let mut waiting = Vec::new();
-    while queue.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+    while let Some(first) = queue.recv().await {
+        waiting.push(first);
+        // Callers whose turn has come anyway take it before this task does: of those that one message or one
+        // look at the sockets has woken, the first would else leave alone.
+        tokio::task::yield_now().await;
+        while let Ok(next) = queue.try_recv() {
+            waiting.push(next);
+        }
         for message in bundle(waiting.drain(..)) {
             // What cannot be published is as good as lost on the way.
             let _ = nats.publish(message.subject, message.payload).await;
