@@ -88,9 +88,12 @@ fn postgres_folders() -> Vec<PathBuf> {
 /// The folder for downloaded servers. Root's own cache lies in a home that nobody else may enter.
 fn cache() -> Result<PathBuf> {
     let folder = match (std::env::var_os(CACHE_VARIABLE), is_root()) {
-        (Some(folder), _) => PathBuf::from(folder),
-        (None, true) => PathBuf::from("/var/cache/holdfast"),
-        (None, false) => {
+        // The servers are started in folders of their own.
+        (Some(folder), _) if !folder.is_empty() => {
+            std::path::absolute(folder).with_context(|| format!("{CACHE_VARIABLE} names no folder"))?
+        }
+        (_, true) => PathBuf::from("/var/cache/holdfast"),
+        (_, false) => {
             let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
             caches.or(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("holdfast")
