@@ -138,9 +138,9 @@ impl Size {
         self.pick(120_000, 1_000_000)
     }
 
-    /// Commands of `uniform`, of `hot`, and of `bus` with random ids, each.
+    /// Commands of `uniform`, of `hot`, and of `bus` with a message for each or with random ids, each.
     pub(crate) fn compared_commands(self) -> usize {
-        self.pick(60_000, 1_000_000)
+        self.pick(40_000, 1_000_000)
     }
 
     /// Commands of `store`, whose rows `floor` copies.
@@ -175,7 +175,7 @@ impl Size {
 
     /// Accounts of `takeover` and `memory` in all.
     pub(crate) fn accounts_in_memory(self) -> usize {
-        self.pick(150_000, 1_000_000)
+        self.pick(120_000, 1_000_000)
     }
 
     /// Open holds of `takeover`.
