@@ -50,7 +50,9 @@ async fn publish(nats: async_nats::Client, mut queue: mpsc::Receiver<Outgoing>) 
         // Callers whose turn has come anyway take it before this task does: of those that one message or one
         // look at the sockets has woken, the first would else leave alone.
         tokio::task::yield_now().await;
-        while let Ok(next) = queue.try_recv() {
+        while waiting.len() < WAITING_MAX
+            && let Ok(next) = queue.try_recv()
+        {
             waiting.push(next);
         }
         for message in bundle(waiting.drain(..)) {
