@@ -150,3 +150,34 @@ pub fn fingerprint_of(verb: &str, account: &str, body: &Hash) -> Hash {
     sha.length_prefixed(body);
     sha.finalize()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gathered_fields_hash_as_one_after_the_other() {
+        let (full, prefix) = (GATHERED_BYTES, 4);
+        // Lengths of fields around what is gathered at once, and many that fill it again and again.
+        let cases: [&[usize]; 9] = [
+            &[],
+            &[0],
+            &[0, 1, 63, 64, 65],
+            &[full - prefix],
+            &[full - prefix + 1, 3],
+            &[full, full],
+            &[3, 4 * full, 5],
+            &[full - prefix - 1, 1, full - 2 * prefix - 1, 7],
+            &[37; 100],
+        ];
+        for lengths in cases {
+            let (mut gathering, mut plain) = (GatheringSha::new(), Sha256::new());
+            for (n, length) in lengths.iter().enumerate() {
+                let field = vec![u8::try_from(n).expect("few fields"); *length];
+                gathering.length_prefixed(&field);
+                plain.length_prefixed(&field);
+            }
+            assert_eq!(gathering.finalize(), <[u8; 32]>::from(plain.finalize()), "{lengths:?}");
+        }
+    }
+}

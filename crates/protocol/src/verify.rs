@@ -16,6 +16,7 @@ use holdfast_core::{AccountId, Command, CommandId, Intent, Issuer, Refusal, Time
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::bundle::BUNDLE;
 use crate::envelope::{
     BATCH, BATCH_COMMANDS_MAX, BATCH_MAX_BYTES, ENVELOPE_MAX_BYTES, Envelope, WrittenMember,
 };
@@ -150,7 +151,7 @@ fn is_subject_of(envelope: &Envelope<'_>, received: &str) -> bool {
     let rest =
         received.strip_prefix(subject::COMMANDS).and_then(|rest| rest.strip_prefix(envelope.iss.as_ref()));
     let rest = rest.and_then(|rest| rest.strip_prefix('.'));
-    if rest.is_some() && subject::carries_bundle(received) {
+    if rest.and_then(|rest| rest.strip_prefix(BUNDLE)).is_some_and(|rest| rest.starts_with('.')) {
         // A bundle names one account of many. A batch has limits of its own and comes alone.
         return envelope.verb != BATCH;
     }

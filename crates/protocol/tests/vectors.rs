@@ -187,6 +187,7 @@ fn an_envelope_is_believed_in_a_bundle_of_its_issuer_and_a_batch_in_none() {
         ("ledger.cmd.chat-ap.bundle.user-1", honest, Err(Silent::WrongSubject)),
         ("ledger.cmd.other.bundle.user-1", honest, Err(Silent::WrongSubject)),
         ("ledger.cmd.chat-api.bundles.user-1", honest, Err(Silent::WrongSubject)),
+        ("ledger.cmd.chat-api.bundle", honest, Err(Silent::WrongSubject)),
         ("ledger.cmd.chat-api.bundle.user-1", &padded, Err(Silent::TooLarge)),
         ("ledger.cmd.chat-api.bundle.user-1", &batch, Err(Silent::WrongSubject)),
         ("ledger.cmd.chat-api.batch.user-1", &batch, Ok(())),
