@@ -73,6 +73,50 @@ async fn the_members_of_a_batch_are_decided_in_order_and_each_on_its_own() -> Re
     Ok(())
 }
 
+/// How many top-ups one commit has, and how many of them name a payment. Each way of appending is among
+/// them: one row, a few and many, with references and without.
+const COMMITS: [(usize, usize); 8] = [(1, 0), (1, 1), (2, 0), (7, 0), (7, 7), (8, 0), (8, 1), (40, 20)];
+
+#[tokio::test]
+async fn commits_of_every_size_are_in_the_log_with_what_they_bring() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let _ledger = Serve::start(&tenant).await?;
+    let mut backend = Publisher::new(&tenant).await?;
+    backend.send(&json!([member(Uuid::now_v7(), "open_account", "user-1", json!({}))]), 1).await?;
+    for (commands, named) in COMMITS {
+        let top_ups = (0..commands).map(|n| {
+            let body = if n < named {
+                json!({"amount": "1", "external_ref": Uuid::now_v7()})
+            } else {
+                json!({"amount": "1"})
+            };
+            member(Uuid::now_v7(), "top_up", "user-1", body)
+        });
+        let told = backend.send(&top_ups.collect::<Vec<Value>>().into(), commands).await?;
+        assert_eq!(kinds(&told), vec!["topped_up"; commands], "{commands} commands, {named} of them named");
+        // The same without evidence: a command that is none of a batch.
+        let (alone, body) = (Uuid::now_v7(), json!({"amount": "1", "external_ref": Uuid::now_v7()}));
+        backend.publish(alone, "top_up", "user-1", &body).await?;
+        assert_eq!(serde_json::from_slice::<Outcome>(&backend.told().await?.payload)?.kind, "topped_up");
+    }
+
+    let mut connection = database(&tenant).await?;
+    let (alone, batches) = (COMMITS.len(), COMMITS.len() + 1);
+    let (commands, named) =
+        COMMITS.iter().fold((1 + alone, alone), |sum, commit| (sum.0 + commit.0, sum.1 + commit.1));
+    let counts = [
+        ("SELECT count(*) FROM ledger_event", commands),
+        ("SELECT count(*) FROM ledger_ref", named),
+        ("SELECT count(*) FROM ledger_evidence", batches),
+    ];
+    for (sql, rows) in counts {
+        assert_eq!(count(&mut connection, sql).await?, i64::try_from(rows)?, "{sql}");
+    }
+    let verified = run(&tenant, &["verify", "--signatures"]).await?;
+    ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_is_no_batch_is_refused_once() -> Result<()> {
     let tenant = Tenant::new().await?;

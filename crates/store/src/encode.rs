@@ -5,9 +5,9 @@ use postgres_types::{ToSql, Type};
 
 use crate::record::{Record, date};
 
-/// The columns, in the order in which [`CopyRows`] writes them.
-pub(crate) const COPY_COLUMNS: &str = "position, epoch, amount, posted, held, lane_time, stored_time, command_id, \
-     hold, partition, kind, issuer, account, fingerprint, hash, body, envelope";
+/// The statement that takes what [`CopyRows`] writes.
+pub(crate) const COPY: &str = "COPY ledger_event (position, epoch, amount, posted, held, lane_time, stored_time, command_id, hold, \
+     partition, kind, issuer, account, fingerprint, hash, body, envelope) FROM STDIN (FORMAT binary)";
 const COLUMNS: i16 = 17;
 /// What every binary COPY begins with: its signature, no flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";

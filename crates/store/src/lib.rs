@@ -7,6 +7,7 @@
 //! condition that epoch and position are still the writer's, and inserts from what that update
 //! returned. A writer that was replaced updates nothing and so inserts nothing.
 
+mod appending;
 pub mod connect;
 pub mod copy;
 mod encode;
