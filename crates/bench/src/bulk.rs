@@ -1,11 +1,11 @@
 //! Commands in `batch` envelopes: what an import or a backend that gathers its commands can do.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use holdfast_core::{CommandId, Verb};
 use holdfast_protocol::bundle::Outgoing;
+use holdfast_store::Map;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -100,7 +100,7 @@ pub(crate) async fn open_accounts(
 /// Sends what `next` makes until it makes nothing, and checks each outcome.
 async fn run(bus: &mut Bus, mut next: impl FnMut() -> Result<Vec<Step>>) -> Result<Done> {
     let (mut done, begun, mut ended) = (Done::default(), Instant::now(), false);
-    let mut expected: HashMap<CommandId, &'static str> = HashMap::new();
+    let mut expected: Map<CommandId, &'static str> = Map::default();
     let mut sent: Vec<(CommandId, Outgoing)> = Vec::new();
     let mut stalled = 0;
     while !ended || !expected.is_empty() {
