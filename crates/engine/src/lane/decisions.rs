@@ -219,12 +219,14 @@ impl Decider<'_> {
             _ => None,
         };
         let last = self.records.last();
+        // The account's own copy of its id: the events that are kept for followers need none each then.
+        let id = account.map_or(&command.account, |account| &account.id).clone();
         let event = Event {
             position: last.map_or(self.head.position, |record| record.event.position).next(),
             time: self.now,
             issuer: command.issuer.clone(),
             command: command.id,
-            account: command.account.clone(),
+            account: id,
             asset,
             posted,
             held,
