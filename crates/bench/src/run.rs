@@ -87,6 +87,8 @@ impl<P: FnMut(&str)> Run<P> {
     async fn measures(&mut self) -> Result<()> {
         use Measure::{Bulk, Bus, Floor, Hot, Http, Latency, Memory, Naive, Scale, Store, Takeover, Uniform};
         self.describe().await?;
+        (self.progress)("using the database's memory and write-ahead log once");
+        self.deployment.warm(self.options.size.warmed_pages()).await?;
         if self.wants(&[Naive]) {
             self.begin(Naive).await?;
             let figures = naive::measure(&self.deployment, self.options.size).await?;

@@ -128,6 +128,14 @@ impl Size {
         }
     }
 
+    /// Pages of 8 KiB that the database has used before anything is measured, about as many as the run needs.
+    pub(crate) fn warmed_pages(self) -> i64 {
+        match self {
+            Size::Quick => 128 * 1024,
+            Size::Full => 352 * 1024,
+        }
+    }
+
     /// Accounts that commands are about.
     pub(crate) fn accounts(self) -> usize {
         self.pick(100_000, 100_000)

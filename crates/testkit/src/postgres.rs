@@ -28,7 +28,7 @@ const SETTINGS: [&str; 7] = [
     "timezone=UTC",
     "log_checkpoints=off",
     "max_wal_size=4GB",
-    "min_wal_size=1GB",
+    "min_wal_size=4GB",
     // What a long commit has to flush at its end, the WAL writer has begun to.
     "wal_writer_delay=10ms",
 ];
