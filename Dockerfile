@@ -25,6 +25,10 @@ COPY --from=builder /out/holdfast /usr/local/bin/holdfast
 # The rights to start with. A deployment mounts its own file over it.
 COPY --chmod=644 nats/issuers.toml /etc/holdfast/issuers.toml
 
+# The allocator keeps what a burst has left for a second, and then until something is freed again; with
+# this it gives it back after 0.1 s.
+ENV MIMALLOC_PURGE_DELAY=100
+
 # By number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 EXPOSE 6004

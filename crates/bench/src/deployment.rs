@@ -116,6 +116,8 @@ impl Deployment {
             .env("HOLDFAST_DATABASE_URL", self.database_url())
             .env("HOLDFAST_NATS_URL", self.stack.nats.url("ledger"))
             .env("HOLDFAST_HTTP_NATS_URL", self.stack.nats.url("http"))
+            // As the image has it.
+            .env("MIMALLOC_PURGE_DELAY", "100")
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
