@@ -148,6 +148,7 @@ impl<P: FnMut(&str)> Run<P> {
             "ids": "UUID version 7",
             "size": match size { Size::Quick => "quick", Size::Full => "full" },
             "seed": self.options.seed,
+            "warmed_pages": size.warmed_pages(),
             "accounts": size.accounts(),
             "at_once": AT_ONCE,
             "n": size.bus_commands(),
