@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use holdfast_core::Position;
 use holdfast_core::evolve::FoldError;
 use holdfast_projector::load;
-use holdfast_store::{Row, StoreError, copy};
+use holdfast_store::{Logged, StoreError, copy};
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
@@ -24,23 +24,22 @@ pub enum ReplayError {
 /// So many decoded runs may wait to be visited.
 const RUNS_AHEAD: usize = 4;
 
-/// Reads the log in order up to `to`, giving each run of rows to `visit`; reading and decoding go on
+/// Reads the log in order up to `to`, giving each run of it to `visit`; reading and decoding go on
 /// meanwhile. The connection is given back when it can be used again.
-pub async fn runs<E: From<StoreError>>(
+pub async fn runs<T: copy::Read, E: From<StoreError>>(
     connection: PgConnection,
     partition: i16,
     to: Position,
-    what: copy::Read,
-    mut visit: impl FnMut(&[Row]) -> Result<(), E>,
+    mut visit: impl FnMut(&[T]) -> Result<(), E>,
 ) -> (Result<PgConnection, StoreError>, Result<(), E>) {
     let (sender, mut waiting) = mpsc::channel(RUNS_AHEAD);
-    let reading = tokio::spawn(read(connection, partition, to, what, sender));
+    let reading = tokio::spawn(read(connection, partition, to, sender));
     let mut visited = Ok(());
     // What comes after a failure is taken and left alone.
     while let Some(run) = waiting.recv().await {
         if visited.is_ok() {
-            visited = run.map_err(E::from).and_then(|(rows, unreadable)| {
-                visit(&rows)?;
+            visited = run.map_err(E::from).and_then(|(run, unreadable)| {
+                visit(&run)?;
                 unreadable.map_or(Ok(()), |error| Err(error.into()))
             });
         }
@@ -49,14 +48,13 @@ pub async fn runs<E: From<StoreError>>(
     (reading.await.map_err(broken), visited)
 }
 
-async fn read(
+async fn read<T: copy::Read>(
     mut connection: PgConnection,
     partition: i16,
     to: Position,
-    what: copy::Read,
-    runs: mpsc::Sender<Result<copy::Run, StoreError>>,
+    runs: mpsc::Sender<Result<copy::Run<T>, StoreError>>,
 ) -> PgConnection {
-    match copy::runs(&mut connection, partition, Position::default(), to, what).await {
+    match copy::runs(&mut connection, partition, Position::default(), to).await {
         Ok(mut stream) => {
             while let Some(run) = stream.next().await {
                 if runs.send(run).await.is_err() {
@@ -84,9 +82,9 @@ pub async fn replay(
     };
     let mut folded = Folded::default();
     let (connection, visited) =
-        runs(connection, partition, to, copy::Read::Events, |rows| -> Result<(), ReplayError> {
-            for row in rows {
-                folded.apply(&row.event)?;
+        runs(connection, partition, to, |run: &[Logged]| -> Result<(), ReplayError> {
+            for logged in run {
+                folded.apply(&logged.event)?;
             }
             progress(folded.position, to);
             Ok(())

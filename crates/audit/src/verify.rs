@@ -11,7 +11,7 @@ use holdfast_core::{AccountId, Position};
 use holdfast_prices::Book;
 use holdfast_protocol::RootToken;
 use holdfast_protocol::token::hex;
-use holdfast_store::{Head, Row, StoreError, copy, head};
+use holdfast_store::{Head, Row, StoreError, head};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
@@ -89,7 +89,7 @@ pub async fn verify(
         signatures.read_batches(&mut connection, partition).await?;
     }
     let end = last_position(&mut connection, partition).await?.max(head.position);
-    let (connection, walked) = runs(connection, partition, end, copy::Read::Rows, |rows| {
+    let (connection, walked) = runs(connection, partition, end, |rows: &[Row]| {
         for row in rows {
             walk.check(row, row.event.position <= checkpoint)?;
         }

@@ -3,16 +3,14 @@
 //! **Correctness.** One statement, so one snapshot: what is read is the log as of its start.
 
 use bytes::{Bytes, BytesMut};
-use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use holdfast_core::Position;
-use postgres_types::{FromSql, FromSqlOwned, Type};
+use postgres_types::{FromSql, Type};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::record::{COLUMNS, EVENT_COLUMNS, Fields, Row};
+use crate::record::{COLUMNS, EVENT_COLUMNS, EventFields, Fields, Logged, Row};
 
 /// What every binary COPY begins with; flags and an extension's length follow.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -21,30 +19,73 @@ const HEADER_BYTES: usize = SIGNATURE.len() + 8;
 /// About how many bytes are decoded at once.
 const RUN_BYTES: usize = 512 * 1024;
 
-/// A run of rows, and what is wrong with the row after them, if it cannot be read.
-pub type Run = (Vec<Row>, Option<StoreError>);
+/// A run of the log, and what is wrong with the row after it, if that cannot be read.
+pub type Run<T> = (Vec<T>, Option<StoreError>);
 
-/// What is read of each row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
-    /// Everything, for whoever checks rows.
-    Rows,
-    /// All but the envelope, which is nearly half of it, for whoever folds events.
-    Events,
+/// What may be read of each row: a [`Row`] has everything, for whoever checks rows; [`Logged`] is half of
+/// it, for whoever folds events.
+pub trait Read: Sized + Send + 'static {
+    /// The columns that it is read from, in the order of [`Read::read`].
+    const COLUMNS: &'static str;
+
+    /// Reads it from the values of one tuple.
+    ///
+    /// # Errors
+    /// [`StoreError::Inconsistent`] or [`StoreError::Log`] when they make none.
+    fn read(values: &mut Values<'_>) -> Result<Self, StoreError>;
+}
+
+impl Read for Logged {
+    const COLUMNS: &'static str = EVENT_COLUMNS;
+
+    fn read(values: &mut Values<'_>) -> Result<Self, StoreError> {
+        Logged::from_fields(&event_fields(values)?)
+    }
+}
+
+impl Read for Row {
+    const COLUMNS: &'static str = COLUMNS;
+
+    fn read(values: &mut Values<'_>) -> Result<Self, StoreError> {
+        Row::from_fields(&Fields {
+            event: event_fields(values)?,
+            partition: values.value(&Type::INT2)?,
+            epoch: values.value(&Type::INT8)?,
+            kind: values.value(&Type::TEXT)?,
+            hold: values.optional(&Type::UUID)?,
+            amount: values.optional(&Type::INT8)?,
+            fingerprint: values.value(&Type::BYTEA)?,
+            stored_time: values.value(&Type::TIMESTAMPTZ)?,
+            envelope: values.value(&Type::BYTEA)?,
+        })
+    }
+}
+
+fn event_fields<'a>(values: &mut Values<'a>) -> Result<EventFields<'a>, StoreError> {
+    Ok(EventFields {
+        position: values.value(&Type::INT8)?,
+        lane_time: values.value(&Type::TIMESTAMPTZ)?,
+        issuer: values.value(&Type::TEXT)?,
+        command_id: values.value(&Type::UUID)?,
+        account: values.value(&Type::BYTEA)?,
+        posted: values.value(&Type::INT8)?,
+        held: values.value(&Type::INT8)?,
+        body: values.value(&Type::BYTEA)?,
+        hash: values.value(&Type::BYTEA)?,
+    })
 }
 
 /// The rows after `after`, up to `to`, in runs and in order. Runs are decoded on all cores, while the
 /// database sends the next.
 ///
 /// The stream must be read to its end before the connection can be used again.
-pub async fn runs(
+pub async fn runs<T: Read>(
     connection: &mut PgConnection,
     partition: i16,
     after: Position,
     to: Position,
-    read: Read,
-) -> Result<BoxStream<'_, Result<Run, StoreError>>, StoreError> {
-    let columns = if read == Read::Rows { COLUMNS } else { EVENT_COLUMNS };
+) -> Result<BoxStream<'_, Result<Run<T>, StoreError>>, StoreError> {
+    let columns = T::COLUMNS;
     // COPY takes no parameters; these are numbers.
     let statement = format!(
         "COPY (SELECT {columns} FROM ledger_event WHERE partition = {partition} AND position > {after}
@@ -62,6 +103,29 @@ pub async fn runs(
         decoding.await.map_err(|_| broken())
     });
     Ok(decoded.buffered(2 * cores).boxed())
+}
+
+/// The same, all at once, for a part of the log that fits in memory.
+///
+/// # Errors
+/// What reading the log may end with.
+pub async fn all<T: Read>(
+    connection: &mut PgConnection,
+    partition: i16,
+    after: Position,
+    to: Position,
+) -> Result<Vec<T>, StoreError> {
+    let mut all = Vec::new();
+    let mut runs = runs(connection, partition, after, to).await?;
+    let mut failed = None;
+    // To its end, whatever comes: the connection is used again.
+    while let Some(run) = runs.next().await {
+        match run {
+            Ok((read, None)) => all.extend(read),
+            Ok((_, Some(error))) | Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(all), Err)
 }
 
 /// What the database sends, cut between tuples.
@@ -115,70 +179,43 @@ fn tuple_length(bytes: &[u8]) -> Result<Option<usize>, StoreError> {
     Ok(Some(at).filter(|end| count >= 0 && *end <= bytes.len()))
 }
 
-/// Rows until one cannot be read.
-fn decode(mut bytes: &[u8]) -> Run {
-    let mut rows = Vec::with_capacity(bytes.len() / 1024 + 1);
+/// What there is until something cannot be read.
+fn decode<T: Read>(mut bytes: &[u8]) -> Run<T> {
+    let mut run = Vec::with_capacity(bytes.len() / 256);
     while !bytes.is_empty() {
-        match decode_row(&mut bytes) {
-            Ok(row) => rows.push(row),
-            Err(error) => return (rows, Some(error)),
+        match Values::begin(&mut bytes).and_then(|mut values| T::read(&mut values)) {
+            Ok(read) => run.push(read),
+            Err(error) => return (run, Some(error)),
         }
     }
-    (rows, None)
+    (run, None)
 }
 
-fn decode_row(bytes: &mut &[u8]) -> Result<Row, StoreError> {
-    let count = i16::from_be_bytes(*take(bytes, 2)?.first_chunk().ok_or_else(broken)?);
-    let mut values = Vec::with_capacity(17);
-    for _ in 0..count {
-        let length = i32::from_be_bytes(*take(bytes, 4)?.first_chunk().ok_or_else(broken)?);
-        values.push(usize::try_from(length).ok().map(|length| take(bytes, length)).transpose()?);
+/// The values of one tuple, taken one after the other.
+pub struct Values<'a>(&'a [u8]);
+
+impl<'a> Values<'a> {
+    /// Those of the tuple that `bytes` begin with, which leaves them.
+    fn begin(bytes: &mut &'a [u8]) -> Result<Self, StoreError> {
+        let length = tuple_length(bytes)?.ok_or_else(broken)?;
+        let tuple = bytes.split_off(..length).ok_or_else(broken)?;
+        Ok(Values(tuple.get(2..).ok_or_else(broken)?))
     }
-    Row::from_fields(fields(&values)?)
-}
 
-fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], StoreError> {
-    bytes.split_off(..length).ok_or_else(broken)
-}
+    fn value<T: FromSql<'a>>(&mut self, kind: &Type) -> Result<T, StoreError> {
+        self.optional(kind)?.ok_or_else(broken)
+    }
 
-/// The values of one tuple, in the order of [`COLUMNS`].
-fn fields(values: &[Option<&[u8]>]) -> Result<Fields, StoreError> {
-    let mut values = values.iter().copied();
-    let mut next = || values.next().ok_or_else(broken);
-    Ok(Fields {
-        partition: value(next()?, &Type::INT2)?,
-        position: value(next()?, &Type::INT8)?,
-        epoch: value(next()?, &Type::INT8)?,
-        kind: value(next()?, &Type::TEXT)?,
-        account: bytes(next()?)?,
-        hold: optional::<Uuid>(next()?, &Type::UUID)?,
-        amount: optional::<i64>(next()?, &Type::INT8)?,
-        posted: value(next()?, &Type::INT8)?,
-        held: value(next()?, &Type::INT8)?,
-        issuer: value(next()?, &Type::TEXT)?,
-        command_id: value(next()?, &Type::UUID)?,
-        fingerprint: bytes(next()?)?,
-        lane_time: value::<DateTime<Utc>>(next()?, &Type::TIMESTAMPTZ)?,
-        stored_time: value::<DateTime<Utc>>(next()?, &Type::TIMESTAMPTZ)?,
-        body: bytes(next()?)?,
-        envelope: bytes(next()?)?,
-        hash: bytes(next()?)?,
-    })
-}
-
-/// The bytes of a `bytea` are its value.
-fn bytes(raw: Option<&[u8]>) -> Result<Vec<u8>, StoreError> {
-    raw.map(<[u8]>::to_vec).ok_or_else(broken)
-}
-
-fn value<T: FromSqlOwned>(raw: Option<&[u8]>, kind: &Type) -> Result<T, StoreError> {
-    optional(raw, kind)?.ok_or_else(broken)
-}
-
-fn optional<T: FromSqlOwned>(raw: Option<&[u8]>, kind: &Type) -> Result<Option<T>, StoreError> {
-    let decoded = raw.map(|raw| <T as FromSql>::from_sql(kind, raw)).transpose();
-    decoded
-        .map_err(|error| StoreError::Inconsistent(format!("a value of the log cannot be decoded: {error}")))
+    fn optional<T: FromSql<'a>>(&mut self, kind: &Type) -> Result<Option<T>, StoreError> {
+        let length = self.0.split_off(..4).and_then(<[u8]>::first_chunk).ok_or_else(broken)?;
+        let length = i32::from_be_bytes(*length);
+        // −1 stands for NULL, which has no bytes.
+        let Ok(length) = usize::try_from(length) else { return Ok(None) };
+        let raw = self.0.split_off(..length).ok_or_else(broken)?;
+        T::from_sql(kind, raw).map(Some).map_err(|error| {
+            StoreError::Inconsistent(format!("a value of the log cannot be decoded: {error}"))
+        })
+    }
 }
 
 fn broken() -> StoreError {

@@ -81,7 +81,7 @@ pub async fn evidence(
     .bind(wanted)
     .fetch_all(connection)
     .await?;
-    found.into_iter().map(|(digest, envelope)| Ok((hash_of(digest)?, envelope.into()))).collect()
+    found.into_iter().map(|(digest, envelope)| Ok((hash_of(&digest)?, envelope.into()))).collect()
 }
 
 /// Where those of `references` that were booked before were booked.

@@ -26,7 +26,7 @@ pub async fn after(
         .bind(limit)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|row| Row::from_row(row).map(|Row { event, hash, .. }| Logged { event, hash })).collect()
+    rows.iter().map(Logged::from_row).collect()
 }
 
 /// The same with all that a row keeps, for people.
@@ -55,5 +55,5 @@ pub async fn hash(
             .bind(position.0)
             .fetch_optional(connection)
             .await?;
-    found.map(|(hash,)| hash_of(hash)).transpose()
+    found.map(|(hash,)| hash_of(&hash)).transpose()
 }

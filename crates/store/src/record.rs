@@ -123,77 +123,113 @@ pub struct Row {
     pub hash: Hash,
 }
 
-/// The columns of a row, in the order of [`Fields`].
-pub(crate) const COLUMNS: &str = "partition, position, epoch, kind, account, hold, amount, posted, held, issuer, \
-     command_id, fingerprint, lane_time, stored_time, body, envelope, hash";
+macro_rules! event_columns {
+    () => {
+        "position, lane_time, issuer, command_id, account, posted, held, body, hash"
+    };
+}
 
-/// The same, for those who need the event alone.
-pub(crate) const EVENT_COLUMNS: &str = "partition, position, epoch, kind, account, hold, amount, posted, held, issuer, \
-     command_id, fingerprint, lane_time, stored_time, body, ''::bytea AS envelope, hash";
+/// What is read of a row for its event alone, in the order of [`EventFields`]. Kind, hold and amount stand
+/// in the body too; whoever checks rows compares them.
+pub(crate) const EVENT_COLUMNS: &str = event_columns!();
 
-/// A row's columns as Postgres gives them, whichever way they came.
-pub(crate) struct Fields {
-    pub(crate) partition: i16,
+/// All that is read of a row, in the order of [`Fields`].
+pub(crate) const COLUMNS: &str =
+    concat!(event_columns!(), ", partition, epoch, kind, hold, amount, fingerprint, stored_time, envelope");
+
+/// [`EVENT_COLUMNS`] as Postgres gives them, whichever way they came.
+pub(crate) struct EventFields<'a> {
     pub(crate) position: i64,
-    pub(crate) epoch: i64,
-    pub(crate) kind: String,
-    pub(crate) account: Vec<u8>,
-    pub(crate) hold: Option<Uuid>,
-    pub(crate) amount: Option<i64>,
+    pub(crate) lane_time: DateTime<Utc>,
+    pub(crate) issuer: &'a str,
+    pub(crate) command_id: Uuid,
+    pub(crate) account: &'a [u8],
     pub(crate) posted: i64,
     pub(crate) held: i64,
-    pub(crate) issuer: String,
-    pub(crate) command_id: Uuid,
-    pub(crate) fingerprint: Vec<u8>,
-    pub(crate) lane_time: DateTime<Utc>,
+    pub(crate) body: &'a [u8],
+    pub(crate) hash: &'a [u8],
+}
+
+impl<'a> EventFields<'a> {
+    fn from_row(row: &'a PgRow) -> Result<Self, StoreError> {
+        Ok(EventFields {
+            position: row.try_get("position")?,
+            lane_time: row.try_get("lane_time")?,
+            issuer: row.try_get("issuer")?,
+            command_id: row.try_get("command_id")?,
+            account: row.try_get("account")?,
+            posted: row.try_get("posted")?,
+            held: row.try_get("held")?,
+            body: row.try_get("body")?,
+            hash: row.try_get("hash")?,
+        })
+    }
+
+    fn event(&self) -> Result<Event, StoreError> {
+        let account = std::str::from_utf8(self.account).ok().and_then(|id| AccountId::new(id).ok());
+        let columns = Columns {
+            position: Position(self.position),
+            time: moment(self.lane_time),
+            issuer: Issuer::from_log(self.issuer).map_err(|_| self.unreadable("the issuer is none"))?,
+            command: self.command_id,
+            account: account.ok_or_else(|| self.unreadable("the account is none"))?,
+            posted: self.posted,
+            held: self.held,
+        };
+        Ok(Event::from_log(columns, self.body)?)
+    }
+
+    fn unreadable(&self, problem: &str) -> LogError {
+        LogError::Body { position: Position(self.position), problem: problem.to_owned() }
+    }
+}
+
+/// [`COLUMNS`] as Postgres gives them.
+pub(crate) struct Fields<'a> {
+    pub(crate) event: EventFields<'a>,
+    pub(crate) partition: i16,
+    pub(crate) epoch: i64,
+    pub(crate) kind: &'a str,
+    pub(crate) hold: Option<Uuid>,
+    pub(crate) amount: Option<i64>,
+    pub(crate) fingerprint: &'a [u8],
     pub(crate) stored_time: DateTime<Utc>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) envelope: Vec<u8>,
-    pub(crate) hash: Vec<u8>,
+    pub(crate) envelope: &'a [u8],
+}
+
+impl Logged {
+    /// The row of a query that selected [`EVENT_COLUMNS`].
+    pub(crate) fn from_row(row: &PgRow) -> Result<Self, StoreError> {
+        Logged::from_fields(&EventFields::from_row(row)?)
+    }
+
+    pub(crate) fn from_fields(fields: &EventFields<'_>) -> Result<Self, StoreError> {
+        Ok(Logged { event: fields.event()?, hash: hash_of(fields.hash)? })
+    }
 }
 
 impl Row {
     /// The row of a query that selected [`COLUMNS`].
     pub(crate) fn from_row(row: &PgRow) -> Result<Self, StoreError> {
-        Row::from_fields(Fields {
+        Row::from_fields(&Fields {
+            event: EventFields::from_row(row)?,
             partition: row.try_get("partition")?,
-            position: row.try_get("position")?,
             epoch: row.try_get("epoch")?,
             kind: row.try_get("kind")?,
-            account: row.try_get("account")?,
             hold: row.try_get("hold")?,
             amount: row.try_get("amount")?,
-            posted: row.try_get("posted")?,
-            held: row.try_get("held")?,
-            issuer: row.try_get("issuer")?,
-            command_id: row.try_get("command_id")?,
             fingerprint: row.try_get("fingerprint")?,
-            lane_time: row.try_get("lane_time")?,
             stored_time: row.try_get("stored_time")?,
-            body: row.try_get("body")?,
             envelope: row.try_get("envelope")?,
-            hash: row.try_get("hash")?,
         })
     }
 
     /// Reads the event out of its columns, which must not contradict each other.
-    pub(crate) fn from_fields(fields: Fields) -> Result<Self, StoreError> {
-        let position = Position(fields.position);
-        let unreadable = |problem: &str| LogError::Body { position, problem: problem.to_owned() };
-        let account = String::from_utf8(fields.account).ok().and_then(|id| AccountId::new(&id).ok());
-        let columns = Columns {
-            position,
-            time: moment(fields.lane_time),
-            issuer: Issuer::from_log(&fields.issuer).map_err(|_| unreadable("the issuer is none"))?,
-            command: fields.command_id,
-            account: account.ok_or_else(|| unreadable("the account is none"))?,
-            posted: fields.posted,
-            held: fields.held,
-        };
-        let event = Event::from_log(columns, &fields.body)?;
-        let beside = (fields.kind.as_str(), fields.hold, fields.amount);
+    pub(crate) fn from_fields(fields: &Fields<'_>) -> Result<Self, StoreError> {
+        let Logged { event, hash } = Logged::from_fields(&fields.event)?;
+        let beside = (fields.kind, fields.hold, fields.amount);
         if beside != (event.fact.kind().as_str(), event.fact.hold(), event.fact.amount()) {
-            return Err(unreadable("kind, hold or amount differ from the body").into());
+            return Err(fields.event.unreadable("kind, hold or amount differ from the body").into());
         }
         Ok(Row {
             event,
@@ -201,9 +237,9 @@ impl Row {
             partition: fields.partition,
             fingerprint: hash_of(fields.fingerprint)?,
             stored_time: moment(fields.stored_time),
-            body: fields.body,
-            envelope: fields.envelope,
-            hash: hash_of(fields.hash)?,
+            body: fields.event.body.to_vec(),
+            envelope: fields.envelope.to_vec(),
+            hash,
         })
     }
 
@@ -253,7 +289,7 @@ fn stored<'a>(
 }
 
 /// A hash from 32 stored bytes.
-pub(crate) fn hash_of(bytes: Vec<u8>) -> Result<Hash, StoreError> {
+pub(crate) fn hash_of(bytes: &[u8]) -> Result<Hash, StoreError> {
     bytes.try_into().map_err(|_| StoreError::Inconsistent("a hash has not 32 bytes".to_owned()))
 }
 
