@@ -142,6 +142,62 @@ async fn a_command_stream_deleted_or_set_back_does_nothing_twice() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_take_over_folds_what_the_projections_lack() -> Result<()> {
+    let tenant = Tenant::new().await?;
+    let ledger = Serve::start(&tenant).await?;
+    let backend = client(&tenant, "backend").await?;
+    backend.fund("user-1", "10").await?;
+    let send = async |verb, user: &str, body: &str| backend.send(verb, user, body).await;
+    let reserve = |job: &str| format!(r#"{{"amount":2,"job_id":"{job}","late":"charge"}}"#);
+    let capture = |job: &str, amount| format!(r#"{{"amount":{amount},"job_id":"{job}"}}"#);
+    send(Verb::Reserve, "user-1", &reserve("ended before")).await?;
+    send(Verb::Reserve, "user-1", &reserve("open before")).await?;
+    let release = r#"{"job_id":"ended before"}"#;
+    let projected = send(Verb::Release, "user-1", release).await?.position.context("a position")?;
+    let mut connection = database(&tenant).await?;
+    let checkpoint = "SELECT position FROM projection.checkpoint";
+    wait::until("the projections have it", SOON, async || {
+        (count(&mut connection, checkpoint).await.ok()? == projected).then_some(())
+    })
+    .await?;
+
+    // From here on every step of the projector fails.
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                      $$ BEGIN RAISE 'no step while this test runs'; END $$;
+                  CREATE TRIGGER refuse BEFORE UPDATE ON projection.checkpoint
+                      FOR EACH ROW EXECUTE FUNCTION refuse()";
+    connection.execute(refuse).await?;
+    backend.fund("user-2", "3").await?;
+    send(Verb::Reserve, "user-2", &reserve("begun after")).await?;
+    send(Verb::Reserve, "user-1", &reserve("begun and ended after")).await?;
+    send(Verb::Capture, "user-1", &capture("begun and ended after", 2)).await?;
+    send(Verb::Capture, "user-1", &capture("open before", 1)).await?;
+    // The one kind of event that changes a hold which the projections say has ended.
+    let late = send(Verb::Capture, "user-1", &capture("ended before", 2)).await?;
+    assert_eq!(late.kind, "captured_late");
+    ledger.kill().await?;
+    assert_eq!(count(&mut connection, checkpoint).await?, projected);
+
+    let ledger = Serve::start(&tenant).await?;
+    assert_eq!(send(Verb::Deduct, "user-1", r#"{"amount":5}"#).await?.posted.as_deref(), Some("0"));
+    let again = send(Verb::Capture, "user-1", &capture("ended before", 1)).await?;
+    assert_eq!(again.code.as_deref(), Some("hold_settled"));
+    let settled = send(Verb::Capture, "user-2", &capture("begun after", 1)).await?;
+    assert_eq!((settled.posted.as_deref(), settled.held.as_deref()), (Some("2"), Some("0")));
+
+    connection.execute("DROP TRIGGER refuse ON projection.checkpoint").await?;
+    let end = count(&mut connection, "SELECT position FROM ledger_head").await?;
+    wait::until("the projector goes on", SOON, async || {
+        (count(&mut connection, checkpoint).await.ok()? == end).then_some(())
+    })
+    .await?;
+    assert!(ledger.stop().await?);
+    let verified = holdfast_tests::run(&tenant, &["verify"]).await?;
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    Ok(())
+}
+
+#[tokio::test]
 async fn far_more_accounts_than_fit_into_memory_are_loaded_and_let_go() -> Result<()> {
     let tenant = Tenant::new().await?;
     let _ledger = Serve::start_with(&tenant, &["--accounts-max", "10"]).await?;

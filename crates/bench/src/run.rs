@@ -357,8 +357,11 @@ impl<P: FnMut(&str)> Run<P> {
         self.keep(Measure::Memory, figures);
         self.begin(Measure::Takeover).await?;
         let bus = self.bus.as_mut().context("opened")?;
-        let figures = takeover::measure(&mut self.deployment, bus, &mut self.books).await?;
-        self.keep(Measure::Takeover, figures);
+        let at_ease = takeover::measure(&mut self.deployment, bus, &mut self.books).await?;
+        let (burst, pick) = (Batch::of(size.burst_commands()), Pick::zipf(size.accounts()));
+        bulk::lives(bus, &mut self.books, &mut self.random, burst, &pick).await?;
+        let after_burst = takeover::measure(&mut self.deployment, bus, &mut self.books).await?;
+        self.keep(Measure::Takeover, at_ease.detail("after_burst", json!(after_burst.all())));
         Ok(())
     }
 

@@ -191,6 +191,11 @@ impl Size {
         self.pick(15_000, 100_000)
     }
 
+    /// Commands of the burst before the second kill of `takeover`.
+    pub(crate) fn burst_commands(self) -> usize {
+        self.pick(100_000, 500_000)
+    }
+
     /// Commands for each point of a curve of `scale`.
     pub(crate) fn curve_commands(self) -> usize {
         self.pick(60_000, 300_000)

@@ -240,6 +240,16 @@ impl Fact {
         }
     }
 
+    /// The hold that it changes although it has ended. Whoever keeps open holds alone has to look for it
+    /// before this can be folded; every other event begins its hold or finds it open.
+    #[must_use]
+    pub fn ended_hold(&self) -> Option<HoldId> {
+        match self {
+            Fact::CapturedLate { hold, .. } => Some(*hold),
+            _ => None,
+        }
+    }
+
     /// The amount that people mean by it: what came in, was charged, promised or freed.
     #[must_use]
     pub fn amount(&self) -> Option<Units> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position};
+use holdfast_core::{Account, AccountId, Event, HoldId, Position};
 use holdfast_store::recent::Run;
 use holdfast_store::{Map, StoreError};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
@@ -79,12 +79,9 @@ impl Cache {
         true
     }
 
-    /// The hold that `event` changes, when it is neither open nor new: one that has ended.
+    /// The hold that `event` changes, when it has ended and so is not remembered.
     fn unknown_hold(&self, event: &Event) -> Option<(AccountId, HoldId)> {
-        if !matches!(event.fact, Fact::CapturedLate { .. }) {
-            return None;
-        }
-        let hold = event.fact.hold()?;
+        let hold = event.fact.ended_hold()?;
         let known = self.accounts.get(&event.account)?.as_ref().as_ref()?.holds.contains(&hold);
         (!known).then(|| (event.account.clone(), hold))
     }

@@ -28,7 +28,7 @@ const REST_MAX: Duration = Duration::from_millis(600);
 /// wait for. Commits of a busy lane are 10 to 40 ms apart.
 const QUIET: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_millis(60);
 /// How far it may fall behind in a burst, in events: a take-over has to fold what the tables lack, and this
-/// takes it two seconds.
+/// takes it a second, or two and a half on a slow machine.
 const LAG_MAX: i64 = 200_000;
 /// How long one step may take, waiting for a rebuild's swap included.
 const STEP_WITHIN: Duration = Duration::from_secs(60);

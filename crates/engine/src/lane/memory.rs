@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_core::{Account, AccountId, Event, Fact, HoldId, Position, Timestamp, evolve};
 use holdfast_projector::load;
-use holdfast_store::{Logged, Set, StoreError, read};
+use holdfast_store::{Logged, Set, StoreError, copy};
 use sqlx::PgConnection;
 
 use super::accounts::Accounts;
@@ -21,8 +21,8 @@ use crate::message::HoldKey;
 const ENDED_FEW: usize = 10_000;
 /// How often that is asked at most.
 const REFRESH_EVERY: Duration = Duration::from_millis(100);
-/// How many rows of the tail are read at once.
-const TAIL_ROWS: i64 = 5_000;
+/// How many rows of the tail are read at once, some 20 MB.
+const TAIL_ROWS: i64 = 20_000;
 
 pub(super) struct Memory {
     partition: i16,
@@ -70,12 +70,13 @@ impl Memory {
     async fn fold_tail(&mut self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let mut at = self.checkpoint;
         loop {
-            let rows = read::after(&mut *connection, self.partition, at, TAIL_ROWS).await?;
+            let to = Position(at.0 + TAIL_ROWS);
+            let rows: Vec<Logged> = copy::all(&mut *connection, self.partition, at, to).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             at = last.event.position;
             let accounts = rows.iter().map(|logged| &logged.event.account);
-            let holds = rows.iter().map(|logged| &logged.event);
-            let holds = holds.filter_map(|event| Some((&event.account, event.fact.hold()?)));
+            let events = rows.iter().map(|logged| &logged.event);
+            let holds = events.filter_map(|event| Some((&event.account, event.fact.ended_hold()?)));
             self.prepare(connection, accounts, holds).await?;
             for Logged { event, .. } in &rows {
                 self.apply(event)?;

@@ -140,7 +140,12 @@ impl Lane {
 
     async fn begin(&mut self, thread: &Handle) -> Result<Reign<'_>, StoreError> {
         self.projected().await?;
-        Box::pin(within(BEGIN_WITHIN, Reign::begin(self, thread))).await
+        // Those who follow the log stand back meanwhile: somebody waits for the first outcome.
+        let recent = Arc::clone(&self.recent);
+        recent.press(true);
+        let begun = Box::pin(within(BEGIN_WITHIN, Reign::begin(self, thread))).await;
+        recent.press(false);
+        begun
     }
 
     /// Waits until the projections are near the log's end. A take-over reads what they lack, and must
