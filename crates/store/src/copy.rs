@@ -18,6 +18,8 @@ const HEADER_BYTES: usize = SIGNATURE.len() + 8;
 
 /// About how many bytes are decoded at once.
 const RUN_BYTES: usize = 512 * 1024;
+/// Hardly a tuple is shorter, so that the list of a run need not grow.
+const TUPLE_BYTES_MIN: usize = 256;
 
 /// A run of the log, and what is wrong with the row after it, if that cannot be read.
 pub type Run<T> = (Vec<T>, Option<StoreError>);
@@ -181,7 +183,7 @@ fn tuple_length(bytes: &[u8]) -> Result<Option<usize>, StoreError> {
 
 /// What there is until something cannot be read.
 fn decode<T: Read>(mut bytes: &[u8]) -> Run<T> {
-    let mut run = Vec::with_capacity(bytes.len() / 256);
+    let mut run = Vec::with_capacity(bytes.len() / TUPLE_BYTES_MIN);
     while !bytes.is_empty() {
         match Values::begin(&mut bytes).and_then(|mut values| T::read(&mut values)) {
             Ok(read) => run.push(read),
