@@ -7,12 +7,13 @@
 use holdfast_core::books::{Book, Postings, postings};
 use holdfast_core::chain::Hash;
 use holdfast_core::costs::{Cost, CostKey, cost};
-use holdfast_core::{AccountId, Asset, Event, Fact, HoldId, Position, evolve};
+use holdfast_core::{AccountId, Asset, Event, Fact, Position, evolve};
 use holdfast_store::recent::{Follower, Run};
 use holdfast_store::{Logged, Map, StoreError, read};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::cache::Cache;
+use crate::holds::{Holds, Touched};
 use crate::tables::{LOCK, Tables};
 
 /// The most events of one step. Each step takes what has come meanwhile, so steps grow with the
@@ -47,7 +48,6 @@ impl Folder {
         sqlx::query(end).execute(&mut *connection).await?;
         match result? {
             Written::All => {
-                self.forget_ended(&changes);
                 self.cache.commit(to);
                 Ok(to)
             }
@@ -90,13 +90,21 @@ impl Folder {
     fn changes(&mut self, after: Position, run: &Run) -> Result<Changes, StoreError> {
         let previous = Vec::with_capacity(run.len());
         let mut changes = Changes { end: run.last_hash(), after, previous, ..Changes::default() };
+        let mut holds = Holds::default();
         for Logged { event, .. } in run.iter() {
-            let account = self.cache.accounts.entry(event.account.clone()).or_default().as_mut();
+            let account = self.cache.accounts.get_mut(&event.account).expect("loaded above").as_mut();
             let previous = account.as_ref().map(|account| account.last_position);
             changes.previous.push(previous.unwrap_or_default());
             evolve(account, event).map_err(|error| StoreError::Inconsistent(error.to_string()))?;
             if account.is_some() {
-                changes.add(event);
+                changes.add(event, previous);
+                holds.add(event);
+            }
+        }
+        for (state, touched) in holds.take_out(&mut self.cache) {
+            match state {
+                State::New => changes.new_holds.push(touched),
+                State::Known => changes.known_holds.push(touched),
             }
         }
         Ok(changes)
@@ -136,20 +144,6 @@ impl Folder {
         sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(to.0).execute(connection).await?;
         Ok(())
     }
-
-    /// Holds that have ended are read again in the rare case that they matter.
-    fn forget_ended(&mut self, changes: &Changes) {
-        for (owner, id) in changes.holds.keys() {
-            let Some(account) =
-                self.cache.accounts.get_mut(owner).and_then(|account| account.as_mut().as_mut())
-            else {
-                continue;
-            };
-            if account.holds.get(id).is_some_and(|hold| !hold.is_open()) {
-                account.holds.remove(id);
-            }
-        }
-    }
 }
 
 /// What a step came to.
@@ -159,31 +153,24 @@ enum Written {
 }
 
 /// Whether a row is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     New,
     Known,
 }
 
-/// What a reserve says of its hold that the rules do not need.
-#[derive(Default)]
-pub(crate) struct Labels {
-    pub(crate) job_id: Option<String>,
-    pub(crate) saga: Option<String>,
-    /// As JSON.
-    pub(crate) usage: Option<String>,
-}
-
-/// What a run of events touched; how it is then, the cache says.
+/// What a run of events touched. How the accounts are then, the cache says.
 #[derive(Default)]
 pub(crate) struct Changes {
     /// The chain hash of the last event.
     end: Option<Hash>,
-    pub(crate) accounts: Map<AccountId, State>,
+    /// Each once.
+    pub(crate) accounts: Vec<(AccountId, State)>,
     /// The accounts whose terms were set.
     pub(crate) terms: Vec<AccountId>,
-    pub(crate) holds: Map<(AccountId, HoldId), State>,
-    pub(crate) labels: Map<(AccountId, HoldId), Labels>,
+    /// In the order of their ids, as the next.
+    pub(crate) new_holds: Vec<Touched>,
+    pub(crate) known_holds: Vec<Touched>,
     /// The position after which the run begins.
     pub(crate) after: Position,
     /// For each event that of its account's event before; 0 for its first, and where there is no account.
@@ -195,27 +182,17 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    fn add(&mut self, event: &Event) {
-        let opened = matches!(event.fact, Fact::AccountOpened { .. });
-        let state = if opened { State::New } else { State::Known };
-        self.accounts.entry(event.account.clone()).or_insert(state);
+    /// Adds an event of an account whose event before was `previous`.
+    fn add(&mut self, event: &Event, previous: Option<Position>) {
+        match previous {
+            None => self.accounts.push((event.account.clone(), State::New)),
+            Some(previous) if previous <= self.after => {
+                self.accounts.push((event.account.clone(), State::Known));
+            }
+            Some(_) => {}
+        }
         if matches!(event.fact, Fact::AccountSet { .. }) {
             self.terms.push(event.account.clone());
-        }
-        if let Some(hold) = event.fact.hold().filter(|_| !matches!(event.fact, Fact::Rejected { .. })) {
-            let key = (event.account.clone(), hold);
-            if let Fact::Reserved { job_id, saga, priced, .. } = &event.fact
-                && (job_id.is_some() || saga.is_some() || priced.is_some())
-            {
-                let text = |label: &Option<_>| label.as_ref().map(ToString::to_string);
-                let usage = priced
-                    .as_ref()
-                    .map(|priced| serde_json::to_string(&priced.usage).expect("a usage is plain values"));
-                let labels = Labels { job_id: text(job_id), saga: text(saga), usage };
-                self.labels.insert(key.clone(), labels);
-            }
-            let made = matches!(event.fact, Fact::Reserved { .. } | Fact::Released { tombstone: true, .. });
-            self.holds.entry(key).or_insert(if made { State::New } else { State::Known });
         }
         if let Some((key, cost)) = cost(event) {
             self.costs.entry(key).or_default().add(cost);

@@ -9,6 +9,7 @@
 
 mod cache;
 mod fold;
+mod holds;
 pub mod load;
 pub mod progress;
 pub mod projector;

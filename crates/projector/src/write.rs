@@ -8,13 +8,13 @@
 
 use holdfast_core::books::Book;
 use holdfast_core::costs::{Cost, CostKey};
-use holdfast_core::{Account, AccountId, Hold, HoldId};
-use holdfast_store::record::date;
+use holdfast_core::{Account, AccountId};
 use holdfast_store::{Map, StoreError};
-use sqlx::postgres::PgQueryResult;
+use sqlx::postgres::{PgBindIterExt as _, PgQueryResult};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::fold::{Changes, Labels, State};
+use crate::fold::{Changes, State};
+use crate::holds::Touched;
 use crate::rows;
 use crate::tables::Tables;
 
@@ -32,7 +32,7 @@ pub(crate) async fn changes(
 ) -> Result<(), StoreError> {
     let mut write = Write { connection, schema: tables.schema(), partition };
     let touched = |wanted: State| -> Vec<&Account> {
-        let of_state = changed.accounts.iter().filter(|(_, state)| **state == wanted);
+        let of_state = changed.accounts.iter().filter(|(_, state)| *state == wanted);
         let mut touched: Vec<&Account> =
             of_state.filter_map(|(id, _)| accounts.get(id)?.as_ref().as_ref()).collect();
         touched.sort_unstable_by(|a, b| a.id.cmp(&b.id));
@@ -43,29 +43,11 @@ pub(crate) async fn changes(
     let terms: Vec<&Account> =
         changed.terms.iter().filter_map(|id| accounts.get(id)?.as_ref().as_ref()).collect();
     write.terms(&terms).await?;
-    let touched = |wanted: State| -> Vec<Held<'_>> {
-        let of_state = changed.holds.iter().filter(|(_, state)| **state == wanted);
-        let found = of_state.filter_map(|(key, _)| {
-            let hold = accounts.get(&key.0)?.as_ref().as_ref()?.holds.get(&key.1)?;
-            Some(Held { account: &key.0, id: key.1, hold, labels: changed.labels.get(key) })
-        });
-        let mut touched: Vec<Held<'_>> = found.collect();
-        touched.sort_unstable_by_key(|held| held.id);
-        touched
-    };
-    write.new_holds(&touched(State::New)).await?;
-    write.holds(&touched(State::Known)).await?;
+    write.new_holds(&changed.new_holds).await?;
+    write.holds(&changed.known_holds).await?;
     write.activity(changed).await?;
     write.books(changed).await?;
     write.costs(changed).await
-}
-
-/// A hold with what identifies it.
-struct Held<'a> {
-    account: &'a AccountId,
-    id: HoldId,
-    hold: &'a Hold,
-    labels: Option<&'a Labels>,
 }
 
 struct Write<'a> {
@@ -148,42 +130,22 @@ impl Write<'_> {
         Ok(())
     }
 
-    async fn new_holds(&mut self, holds: &[Held<'_>]) -> Result<(), StoreError> {
+    async fn new_holds(&mut self, holds: &[Touched]) -> Result<(), StoreError> {
         if holds.is_empty() {
             return Ok(());
         }
-        let policies =
-            |hold: &Hold| serde_json::to_string(&hold.policies).expect("policies are plain values");
-        let label = |pick: fn(&Labels) -> &Option<String>| {
-            holds
-                .iter()
-                .map(|held| held.labels.and_then(|labels| pick(labels).as_deref()))
-                .collect::<Vec<_>>()
-        };
         let sql = format!(
             "INSERT INTO {}.hold (partition, hold, account, status, amount, captured, absorbed, expires_at, ended_kind,
                                   ended_position, last_position, policies, reserved_at, job_id, saga, usage, rates)
-             SELECT $1, * FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::int8[], $6::int8[], $7::int8[],
-                                      $8::timestamptz[], $9::text[], $10::int8[], $11::int8[], $12::text[],
-                                      $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::bytea[])",
+             SELECT $1, n.* FROM UNNEST($2::projected_hold[]) AS n",
             self.schema
         );
-        let query = state(sqlx::query(AssertSqlSafe(sql)).bind(self.partition), holds);
-        let result = query
-            .bind(holds.iter().map(|held| policies(held.hold)).collect::<Vec<String>>())
-            .bind(holds.iter().map(|held| date(held.hold.reserved_at)).collect::<Vec<_>>())
-            .bind(label(|labels| &labels.job_id))
-            .bind(label(|labels| &labels.saga))
-            .bind(label(|labels| &labels.usage))
-            .bind(
-                holds.iter().map(|held| held.hold.rates.as_ref().map(|rates| &rates[..])).collect::<Vec<_>>(),
-            )
-            .execute(&mut *self.connection)
-            .await?;
-        all(&result, holds.len(), "hold")
+        let rows = holds.iter().map(Touched::whole).bind_iter();
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(rows);
+        all(&query.execute(&mut *self.connection).await?, holds.len(), "hold")
     }
 
-    async fn holds(&mut self, holds: &[Held<'_>]) -> Result<(), StoreError> {
+    async fn holds(&mut self, holds: &[Touched]) -> Result<(), StoreError> {
         if holds.is_empty() {
             return Ok(());
         }
@@ -191,10 +153,7 @@ impl Write<'_> {
             "UPDATE {0}.hold h SET status = n.status, amount = n.amount, captured = n.captured, absorbed = n.absorbed,
                     expires_at = n.expires_at, ended_kind = n.ended_kind, ended_position = n.ended_position,
                     last_position = n.last_position
-             FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::int8[], $6::int8[], $7::int8[], $8::timestamptz[],
-                         $9::text[], $10::int8[], $11::int8[])
-                 AS n (hold, account, status, amount, captured, absorbed, expires_at, ended_kind, ended_position,
-                       last_position)
+             FROM UNNEST($2::projected_hold[]) AS n
              CROSS JOIN LATERAL (
                  SELECT ctid FROM {0}.hold
                  WHERE partition = $1 AND hold = n.hold AND account = n.account LIMIT 1
@@ -202,7 +161,8 @@ impl Write<'_> {
              WHERE h.ctid = found.ctid",
             self.schema
         );
-        let query = state(sqlx::query(AssertSqlSafe(sql)).bind(self.partition), holds);
+        let rows = holds.iter().map(Touched::state).bind_iter();
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(rows);
         all(&query.execute(&mut *self.connection).await?, holds.len(), "hold")
     }
 
@@ -306,24 +266,6 @@ impl Write<'_> {
             .await?;
         Ok(())
     }
-}
-
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// Binds what of a hold may change, and what identifies it: `$2` to `$11`.
-fn state<'q>(query: Query<'q>, holds: &'q [Held<'q>]) -> Query<'q> {
-    let column = |value: fn(&Hold) -> i64| holds.iter().map(|held| value(held.hold)).collect::<Vec<i64>>();
-    query
-        .bind(holds.iter().map(|held| held.id).collect::<Vec<HoldId>>())
-        .bind(holds.iter().map(|held| held.account.as_str().as_bytes()).collect::<Vec<&'q [u8]>>())
-        .bind(holds.iter().map(|held| held.hold.status.as_str()).collect::<Vec<&'static str>>())
-        .bind(column(|hold| hold.amount))
-        .bind(column(|hold| hold.captured))
-        .bind(column(|hold| hold.absorbed))
-        .bind(holds.iter().map(|held| date(held.hold.expires_at)).collect::<Vec<_>>())
-        .bind(holds.iter().map(|held| rows::ended_kind(held.hold)).collect::<Vec<_>>())
-        .bind(holds.iter().map(|held| held.hold.ended.map(|end| end.position.0)).collect::<Vec<_>>())
-        .bind(column(|hold| hold.last_position.0))
 }
 
 fn names<'a>(accounts: &[&'a Account]) -> Vec<&'a [u8]> {
