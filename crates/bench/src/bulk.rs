@@ -15,8 +15,9 @@ use crate::workload::{Books, FUNDS, Life, Pick, decimal, name, new_id};
 
 /// Commands in one envelope, some 100 kB.
 pub(crate) const MEMBERS: usize = 500;
-/// Envelopes on their way at once.
-const AT_ONCE: usize = 32;
+/// Envelopes on their way at once: as many as the lane commits together, and as many again three times, which
+/// are being decided, committed and answered meanwhile.
+const AT_ONCE: usize = 64;
 /// Without any outcome for this long, everything that waits is published again.
 const STALLED: Duration = Duration::from_secs(10);
 const STALLED_MAX: u32 = 6;

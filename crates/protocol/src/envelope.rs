@@ -149,7 +149,11 @@ impl<'a> Envelope<'a> {
     /// The body's bytes exactly as carried.
     #[must_use]
     pub fn body(&self) -> &'a [u8] {
-        self.body.get().as_bytes()
+        self.body_text().as_bytes()
+    }
+
+    pub(crate) fn body_text(&self) -> &'a str {
+        self.body.get()
     }
 
     /// What it says under the id `id`, alone or as a member of a batch, with this fingerprint.

@@ -189,6 +189,14 @@ fn authenticate<'a>(
     believed.zip(digest).ok_or(failure)
 }
 
+/// How many commands a batch may have.
+fn must_be_a_batch(members: usize) -> Result<(), Refusal> {
+    if (1..=BATCH_COMMANDS_MAX).contains(&members) {
+        return Ok(());
+    }
+    Err(Refusal::invalid("body", format!("{members} commands; a batch has 1 to {BATCH_COMMANDS_MAX}")))
+}
+
 impl Authentic<'_> {
     /// Whether it carries many commands.
     #[must_use]
@@ -210,24 +218,30 @@ impl Authentic<'_> {
     /// # Errors
     /// [`Refusal::InvalidCommand`] when the body is no list of commands at all.
     pub fn members(&self) -> Result<Vec<Member>, Refusal> {
-        let members: Vec<&RawValue> =
-            serde_json::from_slice(self.envelope.body()).map_err(|error| Refusal::invalid("body", error))?;
-        if !(1..=BATCH_COMMANDS_MAX).contains(&members.len()) {
-            let problem = format!("{} commands; a batch has 1 to {BATCH_COMMANDS_MAX}", members.len());
-            return Err(Refusal::invalid("body", problem));
+        let json = self.envelope.body_text();
+        // Most batches can be read in one go. Of the others each member is told what is wrong with it.
+        if let Ok(members) = serde_json::from_str::<Vec<WrittenMember<'_>>>(json) {
+            must_be_a_batch(members.len())?;
+            return Ok(members.into_iter().map(|written| self.well_formed(written)).collect());
         }
+        let members: Vec<&RawValue> =
+            serde_json::from_str(json).map_err(|error| Refusal::invalid("body", error))?;
+        must_be_a_batch(members.len())?;
         Ok(members.into_iter().map(|member| self.member(member.get())).collect())
     }
 
     fn member(&self, json: &str) -> Member {
-        let written: WrittenMember<'_> = match serde_json::from_str(json) {
-            Ok(written) => written,
+        match serde_json::from_str(json) {
+            Ok(written) => self.well_formed(written),
             Err(error) => {
                 let Named { id, account } = serde_json::from_str(json).unwrap_or_default();
                 let command = Err(Refusal::invalid("body", error));
-                return Member { id, account, fingerprint: [0; 32], command };
+                Member { id, account, fingerprint: [0; 32], command }
             }
-        };
+        }
+    }
+
+    fn well_formed(&self, written: WrittenMember<'_>) -> Member {
         let body = written.body.get().as_bytes();
         let command = match written.verb.parse::<Verb>() {
             Ok(verb) if self.issuers.may_use(&self.key.issuer, verb) => {

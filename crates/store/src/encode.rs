@@ -1,9 +1,10 @@
 //! Records as the rows of a binary COPY: what the hot path appends with.
 
 use bytes::{BufMut, BytesMut};
+use holdfast_core::Timestamp;
 use postgres_types::{ToSql, Type};
 
-use crate::record::{Record, date};
+use crate::record::Record;
 
 /// The statement that takes what [`CopyRows`] writes.
 pub(crate) const COPY: &str = "COPY ledger_event (position, epoch, amount, posted, held, lane_time, stored_time, command_id, hold, \
@@ -15,6 +16,9 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const PIECE_BYTES: usize = 64 * 1024;
 /// What a row takes besides its account, body and envelope.
 const ROW_BYTES: usize = 320;
+
+/// From 1970 to 2000, where Postgres counts microseconds from.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// What every binary COPY ends with.
 const TRAILER: i16 = -1;
@@ -65,8 +69,8 @@ fn row(rows: &mut BytesMut, partition: i16, epoch: i64, record: &Record) {
     value(rows, &event.fact.amount(), &Type::INT8);
     value(rows, &event.posted, &Type::INT8);
     value(rows, &event.held, &Type::INT8);
-    value(rows, &date(event.time), &Type::TIMESTAMPTZ);
-    value(rows, &date(record.stored_time), &Type::TIMESTAMPTZ);
+    value(rows, &timestamptz(event.time), &Type::INT8);
+    value(rows, &timestamptz(record.stored_time), &Type::INT8);
     value(rows, &event.command, &Type::UUID);
     value(rows, &event.fact.hold(), &Type::UUID);
     value(rows, &partition, &Type::INT2);
@@ -77,6 +81,11 @@ fn row(rows: &mut BytesMut, partition: i16, epoch: i64, record: &Record) {
     value(rows, &record.hash.as_slice(), &Type::BYTEA);
     value(rows, &record.body.as_slice(), &Type::BYTEA);
     value(rows, &record.envelope.as_ref(), &Type::BYTEA);
+}
+
+/// A `timestamptz` in its binary form, which is a number.
+fn timestamptz(at: Timestamp) -> i64 {
+    at.micros() - POSTGRES_EPOCH_MICROS
 }
 
 /// One value behind its length; −1 stands for NULL.

@@ -14,8 +14,8 @@ use holdfast_core::books::balances_after;
 use holdfast_core::chain::Hash;
 use holdfast_core::decide::rejected;
 use holdfast_core::{
-    Assets, Command, CommandId, Context, Decision, Event, Fact, Intent, Position, Refusal, Rejection,
-    Timestamp, decide,
+    Account, Assets, Command, CommandId, Context, Decision, Event, Fact, Intent, Position, Refusal,
+    Rejection, Timestamp, decide,
 };
 use holdfast_protocol::Envelope;
 use holdfast_protocol::envelope::Said;
@@ -26,6 +26,7 @@ use holdfast_store::{Head, Map, Record, StoreError};
 
 use super::lookups::Lookups;
 use super::memory::Memory;
+use super::seen::Seen;
 use crate::message::{Asked, Message};
 
 /// What a batch came to.
@@ -75,6 +76,8 @@ pub(super) struct Decider<'a> {
     pub(super) assets: &'a Assets,
     pub(super) memory: &'a mut Memory,
     pub(super) lookups: Lookups,
+    /// The ids of commands that were decided before this batch.
+    pub(super) seen: &'a Seen,
     pub(super) mode: Mode,
     /// Batches that were decided and are not known to be committed.
     pub(super) ahead: Vec<&'a Batch>,
@@ -137,7 +140,10 @@ impl Decider<'_> {
             Mode::Quarantine => Ok(Decision::Record(rejected(account, command, Rejection::Quarantined))),
         };
         match decision {
-            Ok(Decision::Record(fact)) => self.record(message, command, *fingerprint, fact),
+            Ok(Decision::Record(fact)) => {
+                let event = self.event(account, command, fact);
+                self.record(message, event, *fingerprint)
+            }
             Ok(Decision::Repeat(position)) => Ok(self.earlier(position)),
             Err(refusal) => Ok(Verdict::Refused(refusal)),
         }
@@ -161,6 +167,10 @@ impl Decider<'_> {
     fn earlier_of(&self, key: &CommandKey) -> Option<(Earlier, Verdict)> {
         if let Some(&index) = self.keys.get(key) {
             return Some((Earlier::of_record(&self.records[index]), Verdict::RepeatOf(index)));
+        }
+        // Spares looking for it in each batch that is ahead.
+        if self.seen.is_new(&key.1) {
+            return None;
         }
         for batch in &self.ahead {
             if let Some(&index) = batch.keys.get(key) {
@@ -204,25 +214,19 @@ impl Decider<'_> {
         }
     }
 
-    fn record(
-        &mut self,
-        message: &Message,
-        command: &Command,
-        fingerprint: Hash,
-        fact: Fact,
-    ) -> Result<Verdict, StoreError> {
-        let account = self.memory.account(&command.account);
+    /// What `fact` makes of `account`.
+    fn event(&self, account: Option<&Account>, command: &Command, fact: Fact) -> Event {
         let (posted, held) = balances_after(account, &fact);
-        let asset = match &command.intent {
-            _ if account.is_some() => account.map(|account| account.asset),
-            Intent::OpenAccount { asset, .. } => self.assets.find(asset.as_str()),
+        let asset = match (account, &command.intent) {
+            (Some(account), _) => Some(account.asset),
+            (None, Intent::OpenAccount { asset, .. }) => self.assets.find(asset.as_str()),
             _ => None,
         };
-        let last = self.records.last();
+        let last = self.records.last().map_or(self.head.position, |record| record.event.position);
         // The account's own copy of its id: the events that are kept for followers need none each then.
         let id = account.map_or(&command.account, |account| &account.id).clone();
-        let event = Event {
-            position: last.map_or(self.head.position, |record| record.event.position).next(),
+        Event {
+            position: last.next(),
             time: self.now,
             issuer: command.issuer.clone(),
             command: command.id,
@@ -231,7 +235,10 @@ impl Decider<'_> {
             posted,
             held,
             fact,
-        };
+        }
+    }
+
+    fn record(&mut self, message: &Message, event: Event, fingerprint: Hash) -> Result<Verdict, StoreError> {
         // A rule that decides what cannot be folded is a fault of its command, not of the log.
         let apply = self.memory.apply(&event);
         apply.map_err(|error| StoreError::Content {
@@ -239,13 +246,12 @@ impl Decider<'_> {
             message: error.to_string(),
         })?;
         self.lookups.add(&event);
-        let previous = last.map_or(&self.head.hash, |record| &record.hash);
+        let previous = self.records.last().map_or(&self.head.hash, |record| &record.hash);
         let link = Link { partition: self.head.partition, epoch: self.head.epoch, previous };
         let stored_time = message.delivery().map_or(self.now, |delivery| delivery.stored_at);
-        let record = Record::chained(link, event, fingerprint, stored_time, message.envelope.clone());
         let index = self.records.len();
-        self.keys.insert((command.issuer.clone(), command.id), index);
-        self.records.push(record);
+        self.keys.insert((event.issuer.clone(), event.command), index);
+        self.records.push(Record::chained(link, event, fingerprint, stored_time, message.envelope.clone()));
         Ok(Verdict::Recorded(index))
     }
 }

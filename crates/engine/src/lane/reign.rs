@@ -37,11 +37,11 @@ use crate::trim::{TRIM_EVERY, trim};
 
 /// A batch is closed when it has so many commands: larger commits gain little, and their first
 /// command waits for their last.
-const BATCH_COMMANDS_MAX: usize = 4_000;
+const BATCH_COMMANDS_MAX: usize = 8_000;
 /// The most bytes of envelopes of one commit.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// So many commands in one batch say that they come in a burst.
-const PRESSED_COMMANDS: usize = BATCH_COMMANDS_MAX / 2;
+const PRESSED_COMMANDS: usize = BATCH_COMMANDS_MAX / 4;
 /// And fewer than so many that the burst is over.
 const EASY_COMMANDS: usize = PRESSED_COMMANDS / 4;
 /// Runs of messages waiting between intake and lane; beyond it the stream holds the backlog.
@@ -281,17 +281,19 @@ impl<'a> Reign<'a> {
         let holds = commands().filter_map(|command| Some((&command.account, command.intent.hold()?)));
         let holds = holds.filter(|(_, hold)| !self.holds_seen.is_new(hold));
         within(READ_WITHIN, self.memory.prepare(&mut self.reader, accounts, holds)).await?;
+        let asked = messages.iter().map(|message| message.asks.len()).sum();
         let decider = Decider {
             now: self.lane.clock.now().max(self.head.lane_time),
             head: &self.head,
             assets: &self.lane.config.assets,
             memory: &mut self.memory,
             lookups,
+            seen: &self.commands_seen,
             mode,
             ahead: self.flights.iter().map(|flight| &flight.batch).collect(),
-            records: Vec::with_capacity(messages.len()),
-            verdicts: Vec::with_capacity(messages.len()),
-            keys: Map::with_capacity_and_hasher(messages.len(), Default::default()),
+            records: Vec::with_capacity(asked),
+            verdicts: Vec::with_capacity(asked),
+            keys: Map::with_capacity_and_hasher(asked, Default::default()),
             evidence: messages.iter().filter_map(Message::evidence).collect(),
             batches: Map::default(),
         };

@@ -37,7 +37,13 @@ impl Seen {
 
     /// Whether `id` was certainly never decided.
     pub(super) fn is_new(&self, id: &Uuid) -> bool {
-        time_of_id(id).is_some_and(|time| time > self.bound_ms) && !self.knows(id)
+        time_of_id(id)
+            .is_some_and(|time| time > self.bound_ms && (time > self.latest_ms() || !self.knows(id)))
+    }
+
+    /// The latest time of all that are remembered: most ids carry a later one, which spares looking for them.
+    fn latest_ms(&self) -> i64 {
+        self.newer.latest_ms.max(self.older.latest_ms)
     }
 
     fn knows(&self, id: &Uuid) -> bool {
