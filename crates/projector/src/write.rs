@@ -14,13 +14,17 @@ use sqlx::postgres::{PgBindIterExt as _, PgQueryResult};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::fold::{Changes, State};
-use crate::holds::Touched;
+use crate::holds::{HoldRow, Touched};
 use crate::rows;
 use crate::tables::Tables;
 
 /// How many events stand in a row of `activity`; migration 0006 has the same number, and so have the
 /// queries.
 const RUN_EVENTS: i64 = 64;
+
+/// How many holds one statement takes: what the database makes of their list stays in its caches, and is never
+/// so much (`work_mem`) that it writes it to a file.
+const HOLDS_AT_ONCE: usize = 4_000;
 
 /// Writes `changed`, whose rows are as `accounts` has them.
 pub(crate) async fn changes(
@@ -44,7 +48,7 @@ pub(crate) async fn changes(
         changed.terms.iter().filter_map(|id| accounts.get(id)?.as_ref().as_ref()).collect();
     write.terms(&terms).await?;
     write.new_holds(&changed.new_holds).await?;
-    write.holds(&changed.known_holds).await?;
+    write.known_holds(&changed.known_holds).await?;
     write.activity(changed).await?;
     write.books(changed).await?;
     write.costs(changed).await
@@ -131,24 +135,16 @@ impl Write<'_> {
     }
 
     async fn new_holds(&mut self, holds: &[Touched]) -> Result<(), StoreError> {
-        if holds.is_empty() {
-            return Ok(());
-        }
         let sql = format!(
             "INSERT INTO {}.hold (partition, hold, account, status, amount, captured, absorbed, expires_at, ended_kind,
                                   ended_position, last_position, policies, reserved_at, job_id, saga, usage, rates)
              SELECT $1, n.* FROM UNNEST($2::projected_hold[]) AS n",
             self.schema
         );
-        let rows = holds.iter().map(Touched::whole).bind_iter();
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(rows);
-        all(&query.execute(&mut *self.connection).await?, holds.len(), "hold")
+        self.each_hold(&sql, holds, Touched::whole).await
     }
 
-    async fn holds(&mut self, holds: &[Touched]) -> Result<(), StoreError> {
-        if holds.is_empty() {
-            return Ok(());
-        }
+    async fn known_holds(&mut self, holds: &[Touched]) -> Result<(), StoreError> {
         let sql = format!(
             "UPDATE {0}.hold h SET status = n.status, amount = n.amount, captured = n.captured, absorbed = n.absorbed,
                     expires_at = n.expires_at, ended_kind = n.ended_kind, ended_position = n.ended_position,
@@ -161,9 +157,22 @@ impl Write<'_> {
              WHERE h.ctid = found.ctid",
             self.schema
         );
-        let rows = holds.iter().map(Touched::state).bind_iter();
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.partition).bind(rows);
-        all(&query.execute(&mut *self.connection).await?, holds.len(), "hold")
+        self.each_hold(&sql, holds, Touched::state).await
+    }
+
+    /// Executes `sql` with the rows of `holds`, which changes one row for each.
+    async fn each_hold<'a>(
+        &mut self,
+        sql: &str,
+        holds: &'a [Touched],
+        row: fn(&'a Touched) -> HoldRow<'a>,
+    ) -> Result<(), StoreError> {
+        for holds in holds.chunks(HOLDS_AT_ONCE) {
+            let rows = holds.iter().map(row).bind_iter();
+            let query = sqlx::query(AssertSqlSafe(sql.to_owned())).bind(self.partition).bind(rows);
+            all(&query.execute(&mut *self.connection).await?, holds.len(), "hold")?;
+        }
+        Ok(())
     }
 
     /// The first run may have begun before; the others are new.

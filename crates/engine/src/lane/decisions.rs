@@ -119,7 +119,10 @@ impl Decider<'_> {
     fn drop_idle_evidence(&mut self) {
         let named = self.records.iter().map(|record| record.envelope.as_ref());
         // Whole envelopes, of which there may be many beside, are no digests.
-        let named: HashSet<&[u8]> = named.filter(|envelope| envelope.len() == size_of::<Hash>()).collect();
+        let mut named: Vec<&[u8]> = named.filter(|envelope| envelope.len() == size_of::<Hash>()).collect();
+        // The events of a batch stand together.
+        named.dedup();
+        let named: HashSet<&[u8]> = named.into_iter().collect();
         self.evidence.retain(|(digest, _)| named.contains(digest.as_slice()));
     }
 
